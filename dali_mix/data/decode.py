@@ -1,0 +1,95 @@
+"""Decode and crop: encoded bytes in, uint8 HWC of one size out."""
+
+from __future__ import annotations
+
+import math
+
+from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
+
+INTERPOLATION = {
+    "bilinear": types.INTERP_LINEAR,
+    "bicubic": types.INTERP_CUBIC,
+    "lanczos": types.INTERP_LANCZOS3,
+    "nearest": types.INTERP_NN,
+}
+"""timm's names of resampling filters, in DALI's terms."""
+
+
+def random_resized_crop(
+    jpegs: DataNode,
+    img_size: int,
+    *,
+    decoder: str,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bicubic",
+) -> DataNode:
+    """Decode a random crop of each image and resize it.
+
+    Args:
+        jpegs: uint8 (bytes,), CPU.
+        img_size: side of the square output in pixels.
+        decoder: "mixed" (nvJPEG and the hardware decoder, output on the GPU) or "cpu".
+        scale: range of the crop's share of the image area.
+        ratio: range of the crop's width over its height.
+        interpolation: a key of ``INTERPOLATION``; always antialiased, like torchvision on PIL images.
+
+    Returns:
+        uint8 (img_size, img_size, 3), layout HWC.
+
+    Differs from torchvision's ``RandomResizedCrop``: same distribution, another random stream.
+    """
+    images = fn.decoders.image_random_crop(
+        jpegs,
+        device=decoder,
+        random_area=list(scale),
+        random_aspect_ratio=list(ratio),
+        # PIL, and so every published ImageNet number, ignores the EXIF orientation.
+        adjust_orientation=False,
+        name="random_crop_decoder",
+        **_jpeg_quality(decoder),
+    )
+    return fn.resize(images, size=[img_size, img_size], interp_type=INTERPOLATION[interpolation], antialias=True)
+
+
+def resize_center_crop(
+    jpegs: DataNode,
+    img_size: int,
+    *,
+    decoder: str,
+    crop_pct: float = 0.875,
+    interpolation: str = "bicubic",
+) -> DataNode:
+    """Decode, resize the shorter side to ``floor(img_size / crop_pct)``, crop the centre.
+
+    Sizes and offsets follow torchvision to the pixel: it floors the longer side and rounds a half
+    offset to the even pixel, where DALI's ``resize_shorter`` and ``crop`` do neither.
+
+    Args:
+        jpegs: uint8 (bytes,), CPU.
+        img_size: side of the square output in pixels.
+        decoder: "mixed" or "cpu".
+        crop_pct: in (0, 1], as in timm.
+        interpolation: a key of ``INTERPOLATION``.
+
+    Returns:
+        uint8 (img_size, img_size, 3), layout HWC.
+    """
+    images = fn.decoders.image(
+        jpegs, device=decoder, adjust_orientation=False, name="decoder", **_jpeg_quality(decoder)
+    )
+    height_width = images.shape(dtype=types.INT32)[:2]
+    shorter = fn.reductions.min(height_width)
+    resized = height_width * math.floor(img_size / crop_pct) // shorter
+    size = fn.cast(resized, dtype=types.FLOAT)  # the only type that resize takes
+    images = fn.resize(images, size=size, interp_type=INTERPOLATION[interpolation], antialias=True)
+    margin = resized - img_size
+    half = margin // 2
+    offset = half + (margin - 2 * half) * (half - 2 * (half // 2))
+    return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1])
+
+
+def _jpeg_quality(decoder: str) -> dict[str, bool]:
+    """nvJPEG's default chroma upsampling differs from libjpeg-turbo's; ask for the same one."""
+    return {"jpeg_fancy_upsampling": True} if decoder == "mixed" else {}

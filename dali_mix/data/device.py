@@ -1,0 +1,45 @@
+"""Which DALI backend a pipeline runs on."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import NamedTuple
+
+import torch
+
+from dali_mix.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+class Backend(NamedTuple):
+    """Where a pipeline runs.
+
+    Fields:
+        decoder: "mixed" or "cpu", the ``device`` of DALI's decoders.
+        device_id: for ``Pipeline``; None builds a pipeline that never touches CUDA.
+    """
+
+    decoder: str
+    device_id: int | None
+
+
+def select_backend(device: str, device_id: int = 0) -> Backend:
+    """The backend for ``device``: "gpu", or "cpu"; "gpu" falls back to "cpu" where there is none.
+
+    Raises:
+        ConfigError: for any other name.
+    """
+    if device not in ("gpu", "cpu"):
+        raise ConfigError(f"device must be 'gpu' or 'cpu' (DALI's names), got {device!r}")
+    if device == "gpu" and torch.cuda.is_available():
+        return Backend("mixed", device_id)
+    if device == "gpu":
+        _say_fallback_once()
+    return Backend("cpu", None)
+
+
+@functools.cache
+def _say_fallback_once() -> None:
+    _log.warning("no CUDA GPU found: the same pipeline runs on DALI's CPU backend")

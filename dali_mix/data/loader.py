@@ -1,0 +1,219 @@
+"""MixLoader: batches of a DALI pipeline as channels_last PyTorch tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+from dali_mix.data.source import dataset_digest
+from dali_mix.errors import ConfigError
+from dali_mix.fn import BRANCHES, MixedBatch
+
+_POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
+_BRANCH_NAMES = {code: name for name, code in BRANCHES.items()}
+
+
+class Batch(NamedTuple):
+    """One batch on the pipeline's device.
+
+    Fields:
+        images: float32 or float16 (B, 3, H, W), channels_last.
+        targets: float32 (B, K), soft targets that sum to 1.
+        labels: int64 (B,), each image's own class.
+        branch: "none", "cutmix", "mixup" or "smmix" (left unmixed for the step).
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    labels: torch.Tensor
+    branch: str
+
+
+class MixLoader:
+    """Iterate a pipeline whose outputs are those of ``random_mix``: images, targets, labels, branch.
+
+    Args:
+        pipeline: with exactly one reader; images as HWC.  Built on first use.
+        last_batch: "drop" the incomplete batch (training), or deliver it "partial" (validation; the
+            reader must then set ``pad_last_batch`` and ``stick_to_shard``, so that every image
+            comes once).
+
+    Raises:
+        ConfigError: on first use, for a pipeline that cannot be iterated this way.
+
+    Each ``for`` loop is one epoch.  With DALI's default executor nothing is copied: the tensors own
+    DALI's buffers, and stay valid as long as they are kept.
+    """
+
+    def __init__(self, pipeline: Pipeline, last_batch: str = "drop") -> None:
+        if last_batch not in _POLICIES:
+            raise ConfigError(f"last_batch must be 'drop' or 'partial', got {last_batch!r}")
+        self._pipeline: Pipeline | None = pipeline
+        self._last_batch = last_batch
+        self._iterator: DALIGenericIterator | None = None
+        self._meta: dict[str, Any] | None = None
+        self._delivered = 0
+        self._failure: str | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch on this rank; the same in every epoch."""
+        meta = self._reader_meta()
+        size, shards = meta["epoch_size"], meta["number_of_shards"]
+        if self._last_batch == "drop":
+            return size // shards // self.batch_size
+        shard = meta["shard_id"]
+        own = size * (shard + 1) // shards - size * shard // shards
+        return math.ceil(own / self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Largest number of images in a batch."""
+        return int(self._open_pipeline().max_batch_size)
+
+    @property
+    def num_samples(self) -> int:
+        """Images in the data set, over all shards."""
+        return int(self._reader_meta()["epoch_size"])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._failure is not None:
+            raise RuntimeError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
+        iterator = self._start()
+        while True:
+            try:
+                outputs = next(iterator)[0]
+            except StopIteration:
+                self._end_epoch()
+                raise
+            except RuntimeError as error:
+                # After an error DALI's iterator says StopIteration for ever, so that a loop which
+                # catches errors would go on with empty epochs.
+                self._failure = str(error).strip().splitlines()[0]
+                raise
+            if len(outputs["labels"]):
+                self._delivered += 1
+                return _to_batch(outputs)
+
+    def _end_epoch(self) -> None:
+        if self._delivered != len(self):
+            self._failure = f"the epoch ended after {self._delivered} of {len(self)} batches"
+            raise RuntimeError(self._failure)
+        self._delivered = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, exactly, also within an epoch; plain types only.
+
+        Raises:
+            ConfigError: if the pipeline was not made with ``enable_checkpointing=True``.
+        """
+        pipeline = self._open_pipeline()
+        if not pipeline._enable_checkpointing:
+            raise ConfigError("the loader's state needs a pipeline made with enable_checkpointing=True")
+        iterator = self._start()
+        return {
+            "delivered": self._delivered,
+            "fingerprint": self._fingerprint(),
+            "pipeline": iterator.checkpoints()[0],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken: the next batch is the one that came next there.
+
+        Raises:
+            ConfigError: if the state comes from another data set, batch size, shard or number of
+                shards (DALI itself would accept it and diverge), or if this loader has already run.
+        """
+        if self._iterator is not None:
+            raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
+        own, other = self._fingerprint(), state["fingerprint"]
+        differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
+        if differing:
+            raise ConfigError(f"the loader's state belongs to other data: {', '.join(differing)}")
+        pipeline = self._open_pipeline()
+        # DALI takes a checkpoint only where a pipeline is constructed; these two lines are what its
+        # own deserialize_and_build does with a pipeline that exists.
+        pipeline._checkpoint = state["pipeline"]
+        pipeline._restore_state_from_checkpoint()
+        self._delivered = state["delivered"]
+
+    def close(self) -> None:
+        """Release the pipeline and its threads.  The loader cannot be used afterwards."""
+        self._iterator = None
+        self._pipeline = None
+
+    def __enter__(self) -> MixLoader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open_pipeline(self) -> Pipeline:
+        if self._pipeline is None:
+            raise ConfigError("the loader is closed")
+        return self._pipeline
+
+    def _reader_meta(self) -> dict[str, Any]:
+        if self._meta is None:
+            pipeline = self._open_pipeline()
+            pipeline.build()
+            readers = pipeline.reader_meta()
+            if len(readers) != 1:
+                raise ConfigError(f"MixLoader needs a pipeline with one named reader, found {sorted(readers)}")
+            self._meta = dict(next(iter(readers.values())), name=next(iter(readers)))
+            self._check_meta(self._meta)
+        return self._meta
+
+    def _check_meta(self, meta: dict[str, Any]) -> None:
+        if self._last_batch == "partial" and not (meta["pad_last_batch"] and meta["stick_to_shard"]):
+            raise ConfigError(
+                "last_batch='partial' counts every image once only if the reader sets pad_last_batch=True and "
+                "stick_to_shard=True"
+            )
+        if self._last_batch == "drop" and meta["epoch_size"] // meta["number_of_shards"] < self.batch_size:
+            raise ConfigError(
+                f"{meta['epoch_size']} images in {meta['number_of_shards']} shard(s) do not fill one batch of "
+                f"{self.batch_size}; use a smaller batch"
+            )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        meta = self._reader_meta()
+        return {
+            "dataset": dataset_digest(self._open_pipeline()),
+            "num_samples": meta["epoch_size"],
+            "batch_size": self.batch_size,
+            "shard_id": meta["shard_id"],
+            "num_shards": meta["number_of_shards"],
+            "last_batch": self._last_batch,
+        }
+
+    def _start(self) -> DALIGenericIterator:
+        if self._iterator is None:
+            name = self._reader_meta()["name"]
+            self._iterator = DALIGenericIterator(
+                self._open_pipeline(),
+                list(MixedBatch._fields),
+                reader_name=name,
+                last_batch_policy=_POLICIES[self._last_batch],
+                auto_reset=True,
+                prepare_first_batch=False,
+            )
+        return self._iterator
+
+
+def _to_batch(outputs: dict[str, torch.Tensor]) -> Batch:
+    return Batch(
+        images=outputs["images"].permute(0, 3, 1, 2),
+        targets=outputs["targets"],
+        labels=outputs["labels"].flatten().long(),
+        # A CPU output, so reading it waits for nothing.
+        branch=_BRANCH_NAMES[int(outputs["branch"][0])],
+    )

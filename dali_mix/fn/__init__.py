@@ -1,0 +1,18 @@
+"""Mixing operators for anyone's DALI graph: ``from dali_mix import fn as mix``.
+
+Data nodes in, data nodes out; the device follows the input.  They work in pipelines with and
+without ``enable_conditionals``, run no Python while the pipeline runs, and so can be serialised
+and checkpointed.  This package imports nothing else of dali_mix.
+"""
+
+from dali_mix.fn.cutmix import apply_cutmix as apply_cutmix
+from dali_mix.fn.cutmix import cutmix as cutmix
+from dali_mix.fn.cutmix import draw_cutmix as draw_cutmix
+from dali_mix.fn.mixup import apply_mixup as apply_mixup
+from dali_mix.fn.mixup import draw_mixup as draw_mixup
+from dali_mix.fn.mixup import mixup as mixup
+from dali_mix.fn.params import MixParams as MixParams
+from dali_mix.fn.random_mix import BRANCHES as BRANCHES
+from dali_mix.fn.random_mix import MixedBatch as MixedBatch
+from dali_mix.fn.random_mix import random_mix as random_mix
+from dali_mix.fn.targets import soft_targets as soft_targets

@@ -1,0 +1,95 @@
+"""Argument checks.  Each raises when the graph is built: what was got, what is legal, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from nvidia.dali.data_node import DataNode
+
+MODES = ("batch", "pair", "elem")
+PAIRINGS = ("permutation", "flip")
+
+
+def check_node(name: str, value: object) -> None:
+    """Refuse anything that is not a DALI graph node."""
+    if not isinstance(value, DataNode):
+        raise TypeError(
+            f"{name} must be a DataNode (the output of a nvidia.dali.fn operator), got "
+            f"{type(value).__name__}; these operators run inside a DALI pipeline, not on tensors"
+        )
+
+
+def _check_number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def check_alpha(name: str, value: object) -> None:
+    """Refuse a Beta parameter that is not positive and finite."""
+    number = _check_number(name, value)
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"{name} must be > 0 and finite, got {value!r}; to switch mixing off use prob=0")
+
+
+def check_probability(name: str, value: object) -> None:
+    """Refuse a number outside [0, 1]."""
+    if not 0 <= _check_number(name, value) <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+
+
+def check_mode(mode: str, pairing: str) -> None:
+    """Refuse an unknown mode or pairing, and pairs that do not pair up."""
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}")
+    if mode == "pair" and pairing != "flip":
+        raise ValueError(
+            f"mode='pair' lets sample i and its partner share one draw, which needs pairing='flip'; "
+            f"got pairing={pairing!r}"
+        )
+
+
+def check_minmax(minmax: object) -> tuple[float, float] | None:
+    """Refuse a range of box sides that is not 0 <= min <= max <= 1."""
+    if minmax is None:
+        return None
+    if not isinstance(minmax, (tuple, list)) or len(minmax) != 2:
+        raise TypeError(f"minmax must be two numbers (min, max), got {minmax!r}")
+    low, high = (_check_number("minmax", value) for value in minmax)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"minmax must satisfy 0 <= min <= max <= 1 (shares of the image side), got {minmax!r}")
+    return low, high
+
+
+def check_seed(name: str, seed: object) -> None:
+    """Refuse a seed that is neither None nor an integer >= 0."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"{name} must be an integer or None, got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"{name} must be >= 0, got {seed}")
+
+
+def check_num_classes(num_classes: object) -> None:
+    """Refuse a class count that is not an integer >= 1."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be >= 1, got {num_classes}")
+
+
+def check_choices(choices: object, legal: Mapping[str, int]) -> None:
+    """Refuse unknown methods, negative shares, and shares that sum to more than 1."""
+    if not isinstance(choices, Mapping):
+        raise TypeError(f"choices must map method names to probabilities, got {type(choices).__name__}")
+    for name, share in choices.items():
+        if name not in legal:
+            raise ValueError(f"choices: unknown method {name!r}; legal are {', '.join(legal)}")
+        check_probability(f"choices[{name!r}]", share)
+    total = sum(choices.values())
+    if total > 1 + 1e-6:
+        raise ValueError(f"choices must sum to at most 1 (the rest is 'none'), got {total:g} from {dict(choices)}")

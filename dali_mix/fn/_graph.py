@@ -1,0 +1,110 @@
+"""What every mixing operator needs of a DALI graph: names, seeds, broadcasting, an index.
+
+Nothing here is public.  A *node* is a DALI ``DataNode``, one value per sample.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
+
+Node: TypeAlias = DataNode
+OpArguments: TypeAlias = Callable[[str], dict[str, Any]]
+
+_calls_by_pipeline: WeakKeyDictionary[Pipeline, Counter[str]] = WeakKeyDictionary()
+
+
+def random_op(kind: str, seed: int | None) -> OpArguments:
+    """Arguments for the random operators of one call: ``op("beta") -> {"name": ..., "seed": ...}``.
+
+    Names are explicit because a checkpoint finds an operator's state by its name, and DALI's own
+    names change with the order of the graph.  They are counted, so a host pipeline may call the
+    same operator twice.
+
+    One ``seed`` shared by several DALI operators makes their draws correlate, so each operator
+    gets its own stream, derived from the seed and the operator's role.
+    """
+    pipeline = Pipeline.current()
+    prefix = None
+    if pipeline is not None:
+        calls = _calls_by_pipeline.setdefault(pipeline, Counter())
+        prefix = f"dali_mix_{kind}_{calls[kind]}"
+        calls[kind] += 1
+
+    def arguments(role: str) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        if prefix is not None:
+            result["name"] = f"{prefix}_{role}"
+        if seed is not None:
+            entropy = [seed, zlib.crc32(f"{kind}_{role}".encode())]
+            result["seed"] = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        return result
+
+    return arguments
+
+
+def batch_size_of(what: str) -> int:
+    """The pipeline's batch size, for operators that address samples by their place in the batch."""
+    pipeline = Pipeline.current()
+    if pipeline is None:
+        raise ValueError(
+            f"{what} needs to know the batch size, but no pipeline is being defined; call it inside "
+            "a @pipeline_def function or a `with pipeline:` block"
+        )
+    return int(pipeline.max_batch_size)
+
+
+def share_first(node: Node) -> Node:
+    """Give every sample the first sample's value.  Any batch size, full or partial.
+
+    The index must be a node of its own: ``permute_batch`` takes neither ``0`` nor a scalar
+    constant, and a Python list would have to match the size of a partial batch.
+    """
+    return fn.permute_batch(node, indices=types.Constant(np.array([0], np.int32))[0])
+
+
+def share_in_pairs(node: Node, batch_size: int) -> Node:
+    """Give samples i and B-1-i the value of the one that comes first.  Full batches only."""
+    return fn.permute_batch(node, indices=[min(i, batch_size - 1 - i) for i in range(batch_size)])
+
+
+def sample_index(permutation: Node, batch_size: int) -> Node:
+    """int32 (): the sample's place i in the batch, made without Python at run time.
+
+    DALI has no operator for it.  The entries of a permutation differ, so comparing with entry 0
+    marks sample 0; ``permute_batch`` spreads that mark into the lowest bit of every index, and
+    each further round doubles the number of known bits.
+
+    Args:
+        permutation: int32 (), any permutation of the batch.
+        batch_size: size of the batch; a smaller batch at run time is refused by DALI.
+    """
+    is_first = fn.cast(permutation == fn.permute_batch(permutation, indices=[0] * batch_size), dtype=types.INT32)
+    if batch_size == 1:
+        return is_first - 1
+    index = fn.permute_batch(is_first, indices=[1 - (i & 1) for i in range(batch_size)])
+    bits = 1
+    while batch_size > 1 << bits:
+        known = (1 << bits) - 1
+        higher = fn.permute_batch(index, indices=[(i >> bits) & known for i in range(batch_size)])
+        index = index + higher * (1 << bits)
+        bits *= 2
+    return index
+
+
+def height_width(images: Node) -> Node:
+    """int32 (2,): the height and width in pixels of HWC images."""
+    return images.shape(dtype=types.INT32)[:2]
+
+
+def scalar(node: Node) -> Node:
+    """A sample of shape () or (1,) as a scalar, int32."""
+    return fn.cast(fn.reductions.sum(node), dtype=types.INT32)

@@ -1,0 +1,120 @@
+"""CutMix (Yun et al., ICCV 2019, arXiv 1905.04899) as DALI graph operators."""
+
+from __future__ import annotations
+
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import do_not_convert
+
+from dali_mix.fn import _check, _graph
+from dali_mix.fn._graph import Node
+from dali_mix.fn.boxes import box_around, box_between, own_share
+from dali_mix.fn.params import MixParams, draw_partner, share_draws
+from dali_mix.fn.targets import soft_targets
+
+
+@do_not_convert
+def draw_cutmix(
+    images: Node,
+    *,
+    alpha: float = 1.0,
+    prob: float = 1.0,
+    mode: str = "batch",
+    pairing: str = "permutation",
+    minmax: tuple[float, float] | None = None,
+    seed: int | None = None,
+) -> MixParams:
+    """Draw partners, boxes and label weights for CutMix.
+
+    Args:
+        images: uint8 or float32 (H, W, C), CPU or GPU; only the size is read.
+        alpha: > 0, both parameters of the Beta distribution of lam.  The paper uses 1 (uniform).
+        prob: in [0, 1], the chance that a draw is used; otherwise the box is empty and lam is 1.
+        mode: "batch" one draw for all, "pair" i and its partner share one (needs pairing="flip"),
+            "elem" each sample its own.
+        pairing: "permutation" (no sample pairs with itself unless the batch is 1) or "flip" (i with
+            B-1-i, full batches only).
+        minmax: ``(min, max)`` in [0, 1]: box sides drawn uniformly between these shares of the image
+            side, independently, instead of from lam (timm's ``--cutmix-minmax``); alpha is then unused.
+        seed: >= 0, or None for the pipeline's own seed.
+
+    Returns:
+        MixParams; ``lam`` is recomputed from the integer box, ``1 - area / (H * W)``.
+
+    Raises:
+        TypeError, ValueError: when the graph is built, for arguments outside these ranges.
+
+    Source: paper, section 3.1 and Algorithm A1.
+    Differs from the authors' code (clovaai/CutMix-PyTorch train.py): edges are rounded instead of
+    floored, and no sample pairs with itself.
+    """
+    _check.check_node("images", images)
+    _check.check_alpha("alpha", alpha)
+    _check.check_probability("prob", prob)
+    _check.check_mode(mode, pairing)
+    limits = _check.check_minmax(minmax)
+    _check.check_seed("seed", seed)
+    op = _graph.random_op("cutmix", seed)
+    partner = draw_partner(pairing, op)
+    uniform = fn.random.uniform(range=[0.0, 1.0], shape=[5], **op("uniform"))
+    lam = fn.random.beta(alpha=alpha, beta=alpha, shape=[1], **op("beta"))
+    draws = share_draws(fn.cat(uniform, lam), mode)
+    size_px = fn.cast(_graph.height_width(images), dtype=types.FLOAT)
+    if limits is None:
+        box = box_around(size_px, draws[5], draws[0:2])
+    else:
+        box = box_between(size_px, limits, draws[2:4], draws[0:2])
+    box = box * fn.cast(draws[4] < prob, dtype=types.INT32)
+    return MixParams(partner, box, own_share(size_px, box))
+
+
+@do_not_convert
+def apply_cutmix(images: Node, params: MixParams) -> Node:
+    """Paste each partner's box into the sample, at the same place.
+
+    Args:
+        images: uint8 or float32 (H, W, C), CPU or GPU, one size for the whole batch.
+        params: from :func:`draw_cutmix`.
+
+    Returns:
+        Node like ``images``.  Partners are read from the unmixed batch; pixels are copied exactly.
+    """
+    _check.check_node("images", images)
+    partner_images = fn.permute_batch(images, indices=params.partner)
+    corner = params.box[0:2]
+    # Derived from data and not a constant, which would have the whole batch's size inside a branch.
+    origin = corner * 0
+    # multi_paste wants one (row, column) per input: row 0 is the whole own image, row 1 the box.
+    anchors = fn.stack(origin, corner)
+    shapes = fn.stack(_graph.height_width(images), params.box[2:4] - corner)
+    return fn.multi_paste(images, partner_images, in_anchors=anchors, out_anchors=anchors, shapes=shapes)
+
+
+@do_not_convert
+def cutmix(
+    images: Node,
+    labels: Node,
+    *,
+    num_classes: int,
+    smoothing: float = 0.0,
+    alpha: float = 1.0,
+    prob: float = 1.0,
+    mode: str = "batch",
+    pairing: str = "permutation",
+    minmax: tuple[float, float] | None = None,
+    seed: int | None = None,
+) -> tuple[Node, Node]:
+    """CutMix in one line: ``images, targets = mix.cutmix(images, labels, num_classes=1000)``.
+
+    Args:
+        images: uint8 or float32 (H, W, C), CPU or GPU, one size for the whole batch.
+        labels: integer () or (1,), in [0, num_classes).
+        num_classes: K.
+        smoothing: label smoothing in [0, 1].
+        alpha, prob, mode, pairing, minmax, seed: see :func:`draw_cutmix`.
+
+    Returns:
+        images like the input; targets float32 (K,) on the device of ``labels``.
+    """
+    params = draw_cutmix(images, alpha=alpha, prob=prob, mode=mode, pairing=pairing, minmax=minmax, seed=seed)
+    targets = soft_targets(labels, params, num_classes=num_classes, smoothing=smoothing)
+    return apply_cutmix(images, params), targets

@@ -1,0 +1,101 @@
+"""Mixup (Zhang et al., ICLR 2018, arXiv 1710.09412) as DALI graph operators."""
+
+from __future__ import annotations
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import do_not_convert
+
+from dali_mix.fn import _check, _graph
+from dali_mix.fn._graph import Node
+from dali_mix.fn.params import MixParams, draw_partner, share_draws
+from dali_mix.fn.targets import soft_targets
+
+
+@do_not_convert
+def draw_mixup(
+    images: Node,
+    *,
+    alpha: float = 0.8,
+    prob: float = 1.0,
+    mode: str = "batch",
+    pairing: str = "permutation",
+    seed: int | None = None,
+) -> MixParams:
+    """Draw partners and label weights for Mixup.
+
+    Args:
+        images: uint8 or float32 (H, W, C), CPU or GPU; not read, taken so that all ``draw_*`` agree.
+        alpha: > 0, both parameters of the Beta distribution of lam (timm's and DeiT's recipes: 0.8).
+        prob, mode, pairing, seed: see :func:`dali_mix.fn.draw_cutmix`.
+
+    Returns:
+        MixParams with an all-zero box.
+
+    Raises:
+        TypeError, ValueError: when the graph is built, for arguments outside these ranges.
+
+    Source: paper, section 2 and its Figure 1a.
+    """
+    _check.check_node("images", images)
+    _check.check_alpha("alpha", alpha)
+    _check.check_probability("prob", prob)
+    _check.check_mode(mode, pairing)
+    _check.check_seed("seed", seed)
+    op = _graph.random_op("mixup", seed)
+    partner = draw_partner(pairing, op)
+    coin = fn.random.uniform(range=[0.0, 1.0], shape=[1], **op("uniform"))
+    lam = fn.random.beta(alpha=alpha, beta=alpha, shape=[1], **op("beta"))
+    draws = share_draws(fn.cat(coin, lam), mode)
+    mixes = fn.cast(draws[0] < prob, dtype=types.FLOAT)
+    no_box = types.Constant(np.zeros(4, np.int32))
+    return MixParams(partner, no_box, 1.0 - mixes * (1.0 - draws[1]))
+
+
+@do_not_convert
+def apply_mixup(images: Node, params: MixParams) -> Node:
+    """Blend each sample with its partner: ``lam * own + (1 - lam) * partner``.
+
+    Args:
+        images: uint8 or float32 (H, W, C), CPU or GPU, one size for the whole batch.
+        params: from :func:`draw_mixup`.
+
+    Returns:
+        Node like ``images``; uint8 is rounded to the nearest level.  Partners are read from the
+        unmixed batch.
+    """
+    _check.check_node("images", images)
+    partner_images = fn.permute_batch(images, indices=params.partner)
+    lam = params.lam.gpu() if images.device == "gpu" else params.lam
+    blended = images * lam + partner_images * (1.0 - lam)
+    return fn.cast_like(blended, images)
+
+
+@do_not_convert
+def mixup(
+    images: Node,
+    labels: Node,
+    *,
+    num_classes: int,
+    smoothing: float = 0.0,
+    alpha: float = 0.8,
+    prob: float = 1.0,
+    mode: str = "batch",
+    pairing: str = "permutation",
+    seed: int | None = None,
+) -> tuple[Node, Node]:
+    """Mixup in one line: ``images, targets = mix.mixup(images, labels, num_classes=1000)``.
+
+    Args:
+        images: uint8 or float32 (H, W, C), CPU or GPU, one size for the whole batch.
+        labels: integer () or (1,), in [0, num_classes).
+        num_classes: K.
+        smoothing: label smoothing in [0, 1].
+        alpha, prob, mode, pairing, seed: see :func:`draw_mixup`.
+
+    Returns:
+        images like the input; targets float32 (K,) on the device of ``labels``.
+    """
+    params = draw_mixup(images, alpha=alpha, prob=prob, mode=mode, pairing=pairing, seed=seed)
+    targets = soft_targets(labels, params, num_classes=num_classes, smoothing=smoothing)
+    return apply_mixup(images, params), targets

@@ -1,0 +1,1 @@
+"""Ready-made pipelines: each a recipe that composes dali_mix, to be used or copied."""
