@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
@@ -90,6 +91,6 @@ def resize_center_crop(
     return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1])
 
 
-def _jpeg_quality(decoder: str) -> dict[str, bool]:
+def _jpeg_quality(decoder: str) -> dict[str, Any]:
     """nvJPEG's default chroma upsampling differs from libjpeg-turbo's; ask for the same one."""
     return {"jpeg_fancy_upsampling": True} if decoder == "mixed" else {}

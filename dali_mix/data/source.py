@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from nvidia.dali import fn
@@ -38,7 +39,7 @@ def read_images(
     pipeline = Pipeline.current()
     if pipeline is not None:
         _dataset_of[pipeline] = folder.digest()
-    order: dict[str, object] = (
+    order: dict[str, Any] = (
         {"shuffle_after_epoch": True, "shuffle_after_epoch_seed": shuffle_seed}
         if training
         else {"pad_last_batch": True, "stick_to_shard": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from nvidia.dali import fn, types
@@ -16,6 +16,9 @@ from dali_mix.fn.cutmix import apply_cutmix, draw_cutmix
 from dali_mix.fn.mixup import apply_mixup, draw_mixup
 from dali_mix.fn.params import MixParams
 from dali_mix.fn.targets import soft_targets
+
+# What DALI's own `if` is made of; missing from its type stubs.
+_conditional: Any = fn._conditional  # type: ignore[attr-defined]
 
 BRANCHES: Mapping[str, int] = MappingProxyType({"none": 0, "cutmix": 1, "mixup": 2, "smmix": 3})
 """Names and codes of what can happen to a batch; the order never changes."""
@@ -126,8 +129,8 @@ def _apply_if(condition: Node, apply: Callable[[Node, MixParams], Node], images:
     """
 
     def taken(node: Node) -> Node:
-        return fn._conditional.split(node, predicate=condition)[0]
+        return _conditional.split(node, predicate=condition)[0]
 
-    chosen, rest = fn._conditional.split(images, predicate=condition)
+    chosen, rest = _conditional.split(images, predicate=condition)
     result = apply(chosen, MixParams(*(taken(node) for node in params)))
-    return fn._conditional.merge(result, rest, predicate=condition)
+    return _conditional.merge(result, rest, predicate=condition)

@@ -5,7 +5,7 @@ Shapes: B batch, N tokens with prefix, D width, h/w token grid, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -43,19 +43,19 @@ class VitAdapter:
             )
         if not isinstance(model.patch_drop, nn.Identity):
             raise ConfigError("SMMix needs every patch token, but this model drops some; set patch_drop_rate=0")
-        self.model = model
+        self.model: VisionTransformer = model
         self.width = int(model.num_features)
         self._attention = attention
         self._prefix = int(model.num_prefix_tokens)
 
-    def grid(self, images: Tensor) -> tuple[int, int]:
-        """Rows and columns of patch tokens for ``images`` (B, C, H, W).
+    def grid(self, size_px: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of patch tokens for images of (H, W) pixels.
 
         Raises:
             ConfigError: if the patch size does not divide the image, whose border would be lost.
         """
         patch_h, patch_w = self.model.patch_embed.patch_size
-        height, width = images.shape[-2:]
+        height, width = size_px
         if height % patch_h or width % patch_w:
             raise ConfigError(
                 f"the patch size {patch_h} x {patch_w} must divide the image size, got {height} x {width} pixels"
@@ -68,6 +68,10 @@ class VitAdapter:
         logits = self.model.forward_head(tokens)
         # Models that pool before the norm have it in fc_norm, which is an identity in the others.
         return logits, self.model.fc_norm(tokens[:, self._prefix :])
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The model's own classifier on normed features (B, D)."""
+        return self.model.head(features)
 
     @contextmanager
     def recorded(self) -> Iterator[list[Tensor]]:

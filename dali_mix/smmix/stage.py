@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -120,6 +120,10 @@ class SMMix(nn.Module):
         nn.init.zeros_(head.bias)
         return head
 
+    def grid(self, size_px: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the attention grid for images of (H, W) pixels."""
+        return self._adapter.grid(size_px)
+
     def sides(self, grid: tuple[int, int]) -> range:
         """The legal window sides k for a token grid (h, w)."""
         side = min(grid)
@@ -147,7 +151,7 @@ class SMMix(nn.Module):
             logits (B, K), and attention float32 (B, h, w): what each patch receives in the last
             block, averaged over heads and image-token queries, not renormalised.
         """
-        h, w = self._adapter.grid(images)
+        h, w = self.grid(images.shape[-2:])
         with _eval_mode(self.model), self._adapter.recorded() as received:
             logits = self.model(images)
         return logits, received[-1].reshape(-1, h, w)
@@ -159,7 +163,7 @@ class SMMix(nn.Module):
             images: (B, 3, H, W), normalised, unmixed.
             square: k; None draws one.
         """
-        grid = self._adapter.grid(images)
+        grid = self.grid(images.shape[-2:])
         square = self.draw_square(grid) if square is None else square
         unmixed_logits, attention = self.probe(images)
         windows = find_windows(attention, square)
@@ -180,7 +184,7 @@ class SMMix(nn.Module):
         own = smoothed_one_hot(labels, self.num_classes, self.smoothing)
         partner = own.flip(0)
         logits, tokens = self._adapter.logits_and_tokens(mixture.images)
-        head = self.model.head if self.token_head is None else self.token_head
+        head: Callable[[Tensor], Tensor] = self._adapter.classify if self.token_head is None else self.token_head
         classification = soft_cross_entropy(logits, lam * own + (1.0 - lam) * partner)
         fine_grained = fine_grained_loss(tokens, mixture.source_mask, head, own, partner)
         consistency = consistency_loss(logits, mixture.unmixed_logits, lam)

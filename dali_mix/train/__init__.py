@@ -1,0 +1,3 @@
+"""The trainer behind ``train_imagenet.py``."""
+
+from dali_mix.train.run import main as main

@@ -1,0 +1,77 @@
+"""One process or many: who am I, which device, and what all ranks share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from dali_mix.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers.
+
+    Fields:
+        rank, size: global rank and number of ranks.
+        device: where this rank computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that speaks and writes."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def open_world(device: str | None) -> Iterator[World]:
+    """Join the process group that torchrun describes, or be alone.
+
+    Args:
+        device: "cuda", "cpu", or None for CUDA where there is one.
+
+    Raises:
+        ConfigError: if CUDA is asked for and absent.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no CUDA GPU found; use --device cpu, or in Docker run with --gpus all")
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    size, rank, local_rank = _read_environment()
+    place = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if size > 1:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield World(rank, size, place)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def _read_environment() -> tuple[int, int, int]:
+    """World size, rank and local rank; torchrun's variables count, a cluster's own (SLURM_*) do not."""
+    if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        return 1, 0, 0
+    rank = int(os.environ["RANK"])
+    return int(os.environ["WORLD_SIZE"]), rank, int(os.environ.get("LOCAL_RANK", rank))
+
+
+def shared_rng(seed: int, epoch: int, step: int) -> np.random.Generator:
+    """Random numbers that are the same on every rank, and after a resume, at this step."""
+    return np.random.default_rng([seed, epoch, step])

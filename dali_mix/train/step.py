@@ -1,0 +1,64 @@
+"""The one module that a training step runs, and that DDP wraps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dali_mix.data import Batch
+from dali_mix.smmix import SMMix
+from dali_mix.smmix.losses import soft_cross_entropy
+
+
+class StepLosses(NamedTuple):
+    """Scalars of one step; ``loss`` carries the graph.
+
+    Fields:
+        loss: what is minimised.
+        classification, fine_grained, consistency: its parts, detached; the last two are zero
+            outside SMMix.
+    """
+
+    loss: Tensor
+    classification: Tensor
+    fine_grained: Tensor
+    consistency: Tensor
+
+
+class TrainStep(nn.Module):
+    """Forward and loss of a batch, whichever branch it took.
+
+    Args:
+        model: a classifier, images (B, 3, H, W) to logits (B, K).
+        stage: serves the batches that were left for SMMix; holds the same model.
+    """
+
+    def __init__(self, model: nn.Module, stage: SMMix | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.stage = stage
+
+    def forward(self, batch: Batch, square: int | None = None) -> StepLosses:
+        """The losses of one batch.
+
+        Args:
+            batch: from ``MixLoader``.
+            square: SMMix's window side; equal on all ranks.
+        """
+        if batch.branch == "smmix":
+            if self.stage is None:
+                raise ValueError("the batch was left for SMMix, but this step has no SMMix stage")
+            output = self.stage(batch.images, batch.labels, square)
+            parts = (output.classification, output.fine_grained, output.consistency)
+            return StepLosses(output.loss, *(part.detach() for part in parts))
+        loss = soft_cross_entropy(self.model(batch.images), batch.targets)
+        zero = torch.zeros_like(loss.detach())
+        return StepLosses(loss + self._idle_token_head(), loss.detach(), zero, zero)
+
+    def _idle_token_head(self) -> Tensor | float:
+        """Zero, but with the token head in its graph: DDP waits for a gradient of every parameter."""
+        if self.stage is None or self.stage.token_head is None:
+            return 0.0
+        return sum((0.0 * parameter.sum() for parameter in self.stage.token_head.parameters()), start=torch.zeros(()))
