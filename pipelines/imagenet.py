@@ -1,7 +1,7 @@
 """ImageNet-style training and validation pipelines.
 
 Training: random-crop decode, resize, flip, then CutMix, Mixup or neither for the whole batch, then
-normalise.  Validation: resize, centre crop, normalise, equal to torchvision within one grey level.
+normalise.  Validation: resize, centre crop, normalise, torchvision's result within one grey level on photographs.
 
     from dali_mix import MixLoader
     from dali_mix.data import scan_image_folder

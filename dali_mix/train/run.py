@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -52,10 +53,10 @@ def main(
             _configure_logging(world)
             _run(args, world, build_train, build_val)
     except (ConfigError, TrainingError) as error:
-        print(f"train_imagenet.py: error: {error}", file=sys.stderr)
+        _complain(f"error: {error}")
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        print("train_imagenet.py: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return 130
     return 0
 
@@ -217,6 +218,17 @@ def _metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
         ("top-1", f"{metrics['top1']:.2f} %"),
         ("top-5", f"{metrics['top5']:.2f} %"),
     ]
+
+
+def _complain(message: str) -> None:
+    """Say why the run ends, once: what stops one rank mostly stops all.
+
+    Rank 0 speaks first; the launcher then stops the others while they wait here.  If rank 0 is well,
+    the others do speak.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(5)
+    print(f"train_imagenet.py: {message}", file=sys.stderr)
 
 
 def _configure_logging(world: World) -> None:

@@ -1,0 +1,35 @@
+"""Shared fixtures: real JPEG folders, and the markers' conditions."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dali_mix.data.synthetic import write_synthetic_folder
+
+REAL_IMAGES = "DALI_MIX_TEST_IMAGES"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    no_gpu = pytest.mark.skip(reason="needs a CUDA GPU, none found")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(no_gpu)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """A folder with train/ (10 x 7 JPEGs) and val/ (10 x 3)."""
+    return write_synthetic_folder(tmp_path_factory.mktemp("images"), train_per_class=7, val_per_class=3)
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """A folder of real photographs, one sub-folder per class; named by an environment variable."""
+    folder = os.environ.get(REAL_IMAGES)
+    if not folder or not Path(folder).is_dir():
+        pytest.skip(f"needs real photographs: set {REAL_IMAGES} to an ImageFolder directory")
+    return Path(folder)
