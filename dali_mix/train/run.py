@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dali_mix.data import MixLoader
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
-from dali_mix.train import setup
+from dali_mix.train import prepare
 from dali_mix.train.arguments import parse_args
 from dali_mix.train.checkpoint import save_checkpoint, save_weights
 from dali_mix.train.distributed import World, open_world
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(
-    build_train: setup.PipelineFactory, build_val: setup.PipelineFactory, argv: Sequence[str] | None = None
+    build_train: prepare.PipelineFactory, build_val: prepare.PipelineFactory, argv: Sequence[str] | None = None
 ) -> int:
     """Run the command line.
 
@@ -62,13 +62,13 @@ def main(
 
 
 def _run(
-    args: argparse.Namespace, world: World, build_train: setup.PipelineFactory, build_val: setup.PipelineFactory
+    args: argparse.Namespace, world: World, build_train: prepare.PipelineFactory, build_val: prepare.PipelineFactory
 ) -> None:
     random_seed(args.seed, world.rank)
-    data = setup.open_data(args, world)
-    model, config = setup.create_model(args, data.num_classes, world)
-    stage = setup.create_stage(args, model, config, data.num_classes)
-    train_loader, val_loader = setup.open_loaders(args, data, config, world, build_train, build_val)
+    data = prepare.open_data(args, world)
+    model, config = prepare.create_model(args, data.num_classes, world)
+    stage = prepare.create_stage(args, model, config, data.num_classes)
+    train_loader, val_loader = prepare.open_loaders(args, data, config, world, build_train, build_val)
     with ExitStack() as stack:
         stack.callback(val_loader.close)
         if train_loader is None:
@@ -128,7 +128,7 @@ def _build_trainer(
     steps_per_epoch: int,
     preview: Preview,
 ) -> Trainer:
-    optimizer = setup.create_optimizer(args, model, stage, world)
+    optimizer = prepare.create_optimizer(args, model, stage, world)
     args.sched_on_updates = True
     scheduler, _ = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=steps_per_epoch)
     step: nn.Module = TrainStep(model, stage)

@@ -1,0 +1,163 @@
+"""What only a GPU can show.  Skipped, with a reason, where there is none."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from nvidia.dali import fn, pipeline_def
+
+from dali_mix import MixLoader
+from dali_mix import fn as mix
+from dali_mix.data import scan_image_folder
+from dali_mix.smmix import SMMix, max_min_mix
+from dali_mix.train.step import TrainStep
+from pipelines.imagenet import imagenet_train, imagenet_val
+from tests.graphs import images_of
+from tests.train.test_run import ENTRY
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def folder(image_folder):
+    return scan_image_folder(image_folder / "train")
+
+
+def loader_of(folder, **options):
+    options = {"batch_size": 8, "img_size": 64, "num_threads": 2} | options
+    return MixLoader(imagenet_train(folder, **options))
+
+
+def mixed_on(device, operator, dtype=np.uint8):
+    """Images, targets and all parameters of three batches, mixed on a device from the same draws."""
+    images = images_of(6, 32, 48, dtype)
+
+    @pipeline_def(batch_size=6, num_threads=2, device_id=0, seed=5)
+    def host():
+        node = fn.external_source(source=lambda: list(images), layout="HWC", dtype=mix_type(dtype))
+        labels = fn.external_source(source=lambda: list(np.arange(6, dtype=np.int32)), ndim=0, dtype=mix_type(np.int32))
+        if device == "gpu":
+            node, labels = node.gpu(), labels.gpu()
+        return tuple(operator(node, labels))
+
+    pipeline = host()
+    pipeline.build()
+    return [[output.as_cpu().as_array() for output in pipeline.run()] for _ in range(3)]
+
+
+def mix_type(dtype):
+    from nvidia.dali.types import DALIDataType
+
+    return {np.uint8: DALIDataType.UINT8, np.float32: DALIDataType.FLOAT, np.int32: DALIDataType.INT32}[dtype]
+
+
+def cutmix(images, labels):
+    params = mix.draw_cutmix(images, mode="elem")
+    return mix.apply_cutmix(images, params), mix.soft_targets(labels, params, num_classes=6, smoothing=0.1), *params
+
+
+def mixup(images, labels):
+    params = mix.draw_mixup(images, mode="elem")
+    return mix.apply_mixup(images, params), mix.soft_targets(labels, params, num_classes=6, smoothing=0.1), *params
+
+
+def random_mix(images, labels):
+    return mix.random_mix(images, labels, num_classes=6, choices={"cutmix": 0.5, "mixup": 0.5})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("operator", "tolerance"), [(cutmix, 0), (mixup, 1), (random_mix, 1)])
+def test_operators_equal_the_cpu_backend(operator, tolerance, dtype):
+    """Equal draws; CutMix to the pixel, Mixup within one level of rounding, targets within 1e-6."""
+    for cpu, gpu in zip(mixed_on("cpu", operator, dtype), mixed_on("gpu", operator, dtype), strict=True):
+        np.testing.assert_allclose(gpu[0].astype(float), cpu[0].astype(float), atol=tolerance)
+        for one, other in zip(gpu[1:], cpu[1:], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_labels_on_the_gpu_are_checked_too():
+    def graph(images, labels):
+        params = mix.draw_mixup(images)
+        return (mix.soft_targets(labels, params, num_classes=3),)
+
+    with pytest.raises(RuntimeError, match="soft_targets"):
+        mixed_on("gpu", graph)
+
+
+def test_validation_images_equal_the_cpu_backend(image_folder):
+    """nvJPEG is not libjpeg-turbo: mean difference below 1 level, 99 % of the pixels within 4."""
+    val = scan_image_folder(image_folder / "val")
+    images = []
+    for device in ("gpu", "cpu"):
+        pipeline = imagenet_val(
+            val, batch_size=8, img_size=64, crop_pct=1.0, device=device, mean=(0.0,) * 3, std=(1.0,) * 3
+        )
+        with MixLoader(pipeline, "partial") as loader:
+            images.append(torch.cat([batch.images.cpu() for batch in loader]) * 255)
+    difference = (images[0] - images[1]).abs()
+    assert difference.mean() < 1
+    assert (difference > 4).float().mean() < 0.01
+
+
+def test_batches_lie_on_the_device_without_a_copy(folder):
+    """DALI's memory is not PyTorch's: a batch that was copied would appear in PyTorch's allocator."""
+    with loader_of(folder, half=True) as loader:
+        before = torch.cuda.memory_allocated()
+        batch = next(loader)
+        assert torch.cuda.memory_allocated() - before < batch.images.nbytes
+    assert {tensor.device for tensor in batch[:3]} == {torch.device("cuda", 0)}
+    assert batch.images.dtype == torch.float16
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_are_ready_on_the_stream_that_asks(folder):
+    options = {"choices": {"cutmix": 1.0}, "batch_size": 32, "img_size": 224}
+    with loader_of(folder, **options) as loader:
+        expected = []
+        for _ in range(5):
+            expected += [batch.images.double().sum().item() for batch in loader]
+    side = torch.cuda.Stream()
+    with loader_of(folder, **options) as loader, torch.cuda.stream(side):
+        sums = []
+        for _ in range(5):
+            sums += [batch.images.double().sum() for batch in loader]  # no synchronisation in between
+        side.synchronize()
+    np.testing.assert_allclose([value.item() for value in sums], expected, rtol=1e-9)
+
+
+def test_max_min_mix_equals_the_cpu():
+    images, attention = torch.randn(6, 3, 64, 64), torch.rand(6, 8, 8)
+    for square in range(1, 9):
+        mixed, mask, _ = max_min_mix(images.cuda(), attention.cuda(), square)
+        expected, expected_mask, _ = max_min_mix(images, attention, square)
+        assert torch.equal(mixed.cpu(), expected)
+        assert torch.equal(mask.cpu(), expected_mask)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("branch", ["cutmix", "smmix"])
+def test_a_step(folder, branch, amp):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, patch_size=8, depth=2, num_classes=10).cuda()
+    step = TrainStep(model, SMMix(model, 10)).cuda().train()
+    with loader_of(folder, choices={branch: 1.0}) as loader:
+        batch = next(loader)
+    assert batch.branch == branch
+    with torch.autocast("cuda", torch.bfloat16, enabled=amp):
+        losses = step(batch, 3)
+    losses.loss.backward()
+    assert torch.isfinite(losses.loss)
+    assert (losses.fine_grained > 0) == (branch == "smmix")
+    assert all(parameter.grad is not None for parameter in step.parameters())
+
+
+def test_the_demo(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ENTRY), "--demo", "--epochs", "2", "--amp"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "CPU backend" not in result.stderr
+    assert (tmp_path / "output" / "demo" / "preview.png").exists()
