@@ -17,6 +17,7 @@ except ImportError as error:
 from dali_mix.data.loader import Batch as Batch
 from dali_mix.data.loader import MixLoader as MixLoader
 from dali_mix.errors import ConfigError as ConfigError
+from dali_mix.errors import DataError as DataError
 
 try:
     __version__ = version("dali_mix")

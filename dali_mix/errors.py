@@ -1,8 +1,15 @@
-"""The one error type for what a user can mend."""
+"""What a user can mend."""
 
 
 class ConfigError(ValueError):
     """A flag, folder or model that cannot work; the message says what to do.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+
+class DataError(RuntimeError):
+    """An image, or another part of the data, that could not be read while the pipeline ran.
 
     The command line prints it as one line and exits with code 2.
     """

@@ -26,7 +26,8 @@ def test_the_smmix_loop_trains(image_folder):
     code = adapted(
         block("python"),
         {
-            '"imagenet/train", batch_size=256,': f'"{image_folder / "train"}", batch_size=16, img_size=64, device="cpu",',
+            "imagenet/train": str(image_folder / "train"),
+            "batch_size=256": 'batch_size=16, img_size=64, device="cpu"',
             '"deit_small_patch16_224",': '"deit_tiny_patch16_224", img_size=64, depth=1, num_classes=10,',
             "num_classes=1000": "num_classes=10",
             ".cuda()": "",

@@ -12,7 +12,7 @@ from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from dali_mix.data.source import dataset_digest
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, DataError
 from dali_mix.fn import BRANCHES, MixedBatch
 
 _POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
@@ -46,6 +46,7 @@ class MixLoader:
 
     Raises:
         ConfigError: on first use, for a pipeline that cannot be iterated this way.
+        DataError: while iterating, if DALI cannot deliver a batch; the loader is then spent.
 
     Each ``for`` loop is one epoch.  With DALI's default executor nothing is copied: the tensors own
     DALI's buffers, and stay valid as long as they are kept.
@@ -86,7 +87,7 @@ class MixLoader:
 
     def __next__(self) -> Batch:
         if self._failure is not None:
-            raise RuntimeError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
+            raise DataError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
         iterator = self._start()
         while True:
             try:
@@ -97,8 +98,8 @@ class MixLoader:
             except RuntimeError as error:
                 # After an error DALI's iterator says StopIteration for ever, so that a loop which
                 # catches errors would go on with empty epochs.
-                self._failure = str(error).strip().splitlines()[0]
-                raise
+                self._failure = _cause(error)
+                raise DataError(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
             if len(outputs["labels"]):
                 self._delivered += 1
                 return _to_batch(outputs)
@@ -106,7 +107,7 @@ class MixLoader:
     def _end_epoch(self) -> None:
         if self._delivered != len(self):
             self._failure = f"the epoch ended after {self._delivered} of {len(self)} batches"
-            raise RuntimeError(self._failure)
+            raise DataError(self._failure)
         self._delivered = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,6 +208,16 @@ class MixLoader:
                 prepare_first_batch=False,
             )
         return self._iterator
+
+
+def _cause(error: RuntimeError) -> str:
+    """What went wrong, from DALI's message: the part between its Python and its C++ traceback."""
+    text = str(error)
+    _, _, cause = text.partition("encountered:")
+    cause, _, _ = (cause or text).partition("C++ context:")
+    cause, _, _ = cause.partition("Current pipeline object is no longer valid")
+    hint = "; remove or repair the image" if "decode" in cause or "nvImageCodec" in cause else ""
+    return " ".join(cause.split()) + hint
 
 
 def _to_batch(outputs: dict[str, torch.Tensor]) -> Batch:

@@ -24,9 +24,8 @@ def box_around(size_px: Node, lam: Node, centre: Node) -> Node:
 
     Source: CutMix (Yun 2019, arXiv 1905.04899v2), section 3.1 and Appendix A, Algorithm A1, whose
     printed ``r_w = Sqrt(1 - lambda)`` lacks the factor W of section 3.1.
-    Differs from clovaai, timm and torchvision, which floor the side and halve it with integer
-    division, so that their boxes have even sides only (timm up to 1.0.29) or are never half a
-    pixel off centre.
+    Differs from clovaai, torchvision v2 and timm up to 1.0.29, which halve the side in whole pixels,
+    so that their unclipped boxes have even sides only.
     """
     half_side = size_px * dali_math.sqrt(1.0 - lam) * 0.5
     middle = centre * size_px

@@ -62,5 +62,5 @@ def consistency_loss(logits: Tensor, unmixed_logits: Tensor, lam: float) -> Tens
 
 
 def _masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(tokens.dtype)
-    return torch.einsum("bn,bnd->bd", weights, tokens) / weights.sum(1, keepdim=True)
+    # The count is kept out of half precision, which is not exact above 256 tokens.
+    return torch.einsum("bn,bnd->bd", mask.to(tokens.dtype), tokens).float() / mask.sum(1, keepdim=True)

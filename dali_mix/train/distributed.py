@@ -55,6 +55,9 @@ def open_world(device: str | None) -> Iterator[World]:
     place = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
     if place.type == "cuda":
         torch.cuda.set_device(place)
+        # As timm's trainer sets them: input sizes never change, and TF32 is enough.
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = True
     if size > 1:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:

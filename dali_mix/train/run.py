@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dali_mix.data import MixLoader
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, DataError
 from dali_mix.smmix import SMMix
 from dali_mix.train import prepare
 from dali_mix.train.arguments import parse_args
@@ -45,16 +45,16 @@ def main(
         argv: the command line, None for this process's own.
 
     Returns:
-        The exit code: 0 done, 1 training had to stop, 2 a setting that cannot work, 130 interrupted.
+        The exit code: 0 done, 1 training had to stop, 2 settings or data that cannot work, 130 interrupted.
     """
     args = parse_args(argv)
     try:
         with open_world(args.device) as world:
             _configure_logging(world)
             _run(args, world, build_train, build_val)
-    except (ConfigError, TrainingError) as error:
+    except (ConfigError, DataError, TrainingError) as error:
         _complain(f"error: {error}")
-        return 2 if isinstance(error, ConfigError) else 1
+        return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
