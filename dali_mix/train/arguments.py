@@ -31,6 +31,7 @@ DEMO: dict[str, Any] = {
     "cutmix": 1.0,
     "smmix": True,
     "workers": 2,
+    "log_interval": 10,
 }
 """What ``--demo`` sets: a small ViT and the SMMix recipe, for minutes on two CPU cores."""
 
