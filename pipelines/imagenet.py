@@ -15,11 +15,15 @@ normalise.  Validation: resize, centre crop, normalise, torchvision's result wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -27,17 +31,19 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from dali_mix import fn as mix
 from dali_mix.data import (
     ImageFolder,
-    normalize,
+    feed_images,
+    normalized_outputs,
     random_resized_crop,
     read_images,
     resize_center_crop,
     scan_image_folder,
     select_backend,
 )
+from dali_mix.errors import ConfigError
 
 
 def imagenet_train(
-    data: ImageFolder | str | Path,
+    data: ImageFolder | str | Path | None,
     *,
     batch_size: int,
     img_size: int = 224,
@@ -65,7 +71,8 @@ def imagenet_train(
     """The training pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="drop"``.
 
     Args:
-        data: a folder with one sub-folder per class, or the result of scanning one.
+        data: a folder with one sub-folder per class, or the result of scanning one; None makes a graph that is
+            fed from outside, through the inputs "jpegs" and "labels".
         batch_size: images per batch on this rank.
         img_size: side of the square images in pixels.
         num_classes: K; None takes the number of class folders.
@@ -89,16 +96,17 @@ def imagenet_train(
         A pipeline, not yet built, with the outputs of ``random_mix``: images float (img_size, img_size, 3),
         targets float32 (K,), labels int32 (1,), branch int32 () on the CPU.
     """
-    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    reading = {"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed}
+    source, num_classes = _source(data, num_classes, training=True, **reading)
     backend = select_backend(device, device_id)
     return _train_graph(
-        folder,
+        source,
         decoder=backend.decoder,
         img_size=img_size,
         crop={"scale": scale, "ratio": ratio, "interpolation": interpolation},
         hflip=hflip,
         mixing={
-            "num_classes": num_classes or len(folder.classes),
+            "num_classes": num_classes,
             "choices": choices,
             "cutmix_alpha": cutmix_alpha,
             "mixup_alpha": mixup_alpha,
@@ -106,7 +114,6 @@ def imagenet_train(
             "branch_seed": branch_seed,
         },
         normalization={"mean": mean, "std": std, "half": half},
-        reading={"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed},
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
@@ -117,7 +124,7 @@ def imagenet_train(
 
 
 def imagenet_val(
-    data: ImageFolder | str | Path,
+    data: ImageFolder | str | Path | None,
     *,
     batch_size: int,
     img_size: int = 224,
@@ -137,7 +144,8 @@ def imagenet_val(
     """The validation pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="partial"``.
 
     Args:
-        data: a folder with one sub-folder per class, or the result of scanning one.
+        data: a folder with one sub-folder per class, or the result of scanning one; None makes a graph that is
+            fed from outside, through the inputs "jpegs" and "labels".
         crop_pct: in (0, 1]; the shorter side is resized to ``floor(img_size / crop_pct)``.
         others: see :func:`imagenet_train`.
 
@@ -145,16 +153,15 @@ def imagenet_val(
         A pipeline, not yet built, with the same outputs as ``imagenet_train``; branch is always "none"
         and the targets are not smoothed.
     """
-    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    source, num_classes = _source(data, num_classes, training=False, shard_id=shard_id, num_shards=num_shards)
     backend = select_backend(device, device_id)
     return _val_graph(
-        folder,
+        source,
         decoder=backend.decoder,
         img_size=img_size,
         crop={"crop_pct": crop_pct, "interpolation": interpolation},
-        num_classes=num_classes or len(folder.classes),
+        num_classes=num_classes,
         normalization={"mean": mean, "std": std, "half": half},
-        reading={"shard_id": shard_id, "num_shards": num_shards},
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
@@ -164,27 +171,61 @@ def imagenet_val(
     )
 
 
+def _source(
+    data: ImageFolder | str | Path | None, num_classes: int | None, **reading: Any
+) -> tuple[Callable[[], tuple[DataNode, DataNode]], int]:
+    """What puts encoded images and labels into the graph, and the number of classes."""
+    if data is None:
+        if num_classes is None:
+            raise ConfigError("without a folder the number of classes is unknown: give num_classes")
+        return feed_images, num_classes
+    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    return partial(read_images, folder, **reading), num_classes or len(folder.classes)
+
+
 @pipeline_def
-def _train_graph(folder, decoder, img_size, crop, hflip, mixing, normalization, reading):
-    jpegs, labels = read_images(folder, training=True, **reading)
+def _train_graph(source, decoder, img_size, crop, hflip, mixing, normalization):
+    jpegs, labels = source()
     images = random_resized_crop(jpegs, img_size, decoder=decoder, **crop)
     images = fn.flip(images, horizontal=fn.random.coin_flip(probability=hflip, name="hflip"))
-    mixed = mix.random_mix(images, labels, **mixing)
-    return _outputs(mixed, decoder, normalization)
+    return normalized_outputs(mix.random_mix(images, labels, **mixing), normalization)
 
 
 @pipeline_def
-def _val_graph(folder, decoder, img_size, crop, num_classes, normalization, reading):
-    jpegs, labels = read_images(folder, training=False, **reading)
+def _val_graph(source, decoder, img_size, crop, num_classes, normalization):
+    jpegs, labels = source()
     images = resize_center_crop(jpegs, img_size, decoder=decoder, **crop)
-    mixed = mix.random_mix(images, labels, num_classes=num_classes, choices={})
-    return _outputs(mixed, decoder, normalization)
+    return normalized_outputs(mix.random_mix(images, labels, num_classes=num_classes, choices={}), normalization)
 
 
-def _outputs(mixed: mix.MixedBatch, decoder: str, normalization: Mapping) -> tuple[DataNode, ...]:
-    images, targets, labels, branch = mixed
-    images = normalize(images, **normalization)
-    labels = fn.cast(labels, dtype=types.INT64)
-    if decoder == "mixed":
-        targets, labels = targets.gpu(), labels.gpu()
-    return images, targets, labels, branch
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m pipelines.imagenet --serialize FILE``: write a graph for Triton's DALI backend or another process."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.imagenet", description=main.__doc__)
+    add = parser.add_argument
+    add("--serialize", type=Path, required=True, metavar="FILE", help="where to write the serialised graph")
+    add("--val", action="store_true", help="the validation graph instead of the training graph")
+    add("--data-dir", type=Path, metavar="DIR", help="read this image folder; default: inputs 'jpegs' and 'labels'")
+    add("-b", "--batch-size", type=int, default=128, metavar="N", help="largest batch")
+    add("--img-size", type=int, default=224, metavar="PX", help="side of the images")
+    add("--num-classes", type=int, metavar="K", help="default: the class folders of --data-dir, else 1000")
+    add("--device", choices=("gpu", "cpu"), default="gpu", help="backend; cpu where there is no GPU")
+    args = parser.parse_args(argv)
+    build = imagenet_val if args.val else imagenet_train
+    try:
+        pipeline = build(
+            args.data_dir,
+            batch_size=args.batch_size,
+            img_size=args.img_size,
+            num_classes=args.num_classes or (None if args.data_dir else 1000),
+            device=args.device,
+        )
+        graph = pipeline.serialize()
+        args.serialize.write_bytes(graph)
+    except (ConfigError, ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(f"{args.serialize}: {len(graph)} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """From files to batches: sources, decoding, normalising, and the loader."""
 
+from dali_mix.data.decode import decode_images as decode_images
 from dali_mix.data.decode import random_resized_crop as random_resized_crop
 from dali_mix.data.decode import resize_center_crop as resize_center_crop
 from dali_mix.data.device import select_backend as select_backend
@@ -8,4 +9,6 @@ from dali_mix.data.folder import scan_image_folder as scan_image_folder
 from dali_mix.data.loader import Batch as Batch
 from dali_mix.data.loader import MixLoader as MixLoader
 from dali_mix.data.normalize import normalize as normalize
+from dali_mix.data.normalize import normalized_outputs as normalized_outputs
+from dali_mix.data.source import feed_images as feed_images
 from dali_mix.data.source import read_images as read_images

@@ -17,6 +17,20 @@ INTERPOLATION = {
 """timm's names of resampling filters, in DALI's terms."""
 
 
+def decode_images(jpegs: DataNode, *, decoder: str) -> DataNode:
+    """Decode whole images.
+
+    Args:
+        jpegs: uint8 (bytes,), CPU.
+        decoder: "mixed" (nvJPEG and the hardware decoder, output on the GPU) or "cpu".
+
+    Returns:
+        uint8 (H, W, 3), layout HWC.
+    """
+    # PIL, and so every published ImageNet number, ignores the EXIF orientation.
+    return fn.decoders.image(jpegs, device=decoder, adjust_orientation=False, name="decoder", **_jpeg_quality(decoder))
+
+
 def random_resized_crop(
     jpegs: DataNode,
     img_size: int,
@@ -46,7 +60,6 @@ def random_resized_crop(
         device=decoder,
         random_area=list(scale),
         random_aspect_ratio=list(ratio),
-        # PIL, and so every published ImageNet number, ignores the EXIF orientation.
         adjust_orientation=False,
         name="random_crop_decoder",
         **_jpeg_quality(decoder),
@@ -77,9 +90,7 @@ def resize_center_crop(
     Returns:
         uint8 (img_size, img_size, 3), layout HWC.
     """
-    images = fn.decoders.image(
-        jpegs, device=decoder, adjust_orientation=False, name="decoder", **_jpeg_quality(decoder)
-    )
+    images = decode_images(jpegs, decoder=decoder)
     height_width = images.shape(dtype=types.INT32)[:2]
     shorter = fn.reductions.min(height_width)
     resized = height_width * math.floor(img_size / crop_pct) // shorter

@@ -1,11 +1,11 @@
-"""Readers: encoded images and labels into the graph."""
+"""Sources: encoded images and labels into the graph."""
 
 from __future__ import annotations
 
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from nvidia.dali import fn
+from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
@@ -52,6 +52,17 @@ def read_images(
         name=READER_NAME,
         **order,
     )
+    return jpegs, labels
+
+
+def feed_images() -> tuple[DataNode, DataNode]:
+    """Encoded images and labels that the host feeds, as Triton's DALI backend does.
+
+    Returns:
+        the inputs "jpegs", uint8 (bytes,), and "labels", int32 (), both on the CPU.
+    """
+    jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
+    labels = fn.external_source(name="labels", dtype=types.INT32, ndim=0)
     return jpegs, labels
 
 

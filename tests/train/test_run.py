@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -226,12 +227,17 @@ def test_the_demo_as_a_user_runs_it(tmp_path):
 
 def test_ctrl_c_ends_with_one_line(tmp_path, image_folder):
     flags = [*FAST, "--data-dir", image_folder, "--output", tmp_path, "--epochs", 5000]
-    process = subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True)
-    while "epoch 1/" not in process.stderr.readline():
-        assert process.poll() is None
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    # A shell that starts the tests in the background has SIGINT ignored, and children inherit that.
+    heed_sigint = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command(*flags), stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint) as process:
+        try:
+            while "epoch 1/" not in process.stderr.readline():
+                assert process.poll() is None
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err
     assert err.rstrip().endswith("interrupted")

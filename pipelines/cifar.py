@@ -1,0 +1,143 @@
+"""CIFAR pipelines: the CutMix paper's recipe on 32 px images.
+
+Training: pad by 4 px, random crop, flip, CutMix for half of the batches, normalise.
+
+    from dali_mix import MixLoader
+    from pipelines.cifar import cifar_train
+
+    loader = MixLoader(cifar_train("cifar10/train", batch_size=64))
+
+Source: CutMix (Yun 2019), section 4.1, and clovaai/CutMix-PyTorch ``train.py`` (``--cutmix_prob 0.5``, alpha 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import math as dali_math
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
+
+from dali_mix import fn as mix
+from dali_mix.data import ImageFolder, decode_images, normalized_outputs, read_images, scan_image_folder, select_backend
+
+MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
+STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+"""Of the training images, as clovaai's code has them."""
+
+
+def cifar_train(
+    data: ImageFolder | str | Path,
+    *,
+    batch_size: int,
+    img_size: int = 32,
+    padding: int = 4,
+    choices: Mapping[str, float] = MappingProxyType({"cutmix": 0.5}),
+    cutmix_alpha: float = 1.0,
+    mixup_alpha: float = 1.0,
+    smoothing: float = 0.0,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    device: str = "gpu",
+    device_id: int = 0,
+    num_threads: int = 4,
+    shard_id: int = 0,
+    num_shards: int = 1,
+    seed: int = 42,
+    branch_seed: int = 42,
+) -> Pipeline:
+    """The training pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="drop"``.
+
+    Args:
+        data: a folder with one sub-folder per class, or the result of scanning one.
+        img_size: side of the images in the files, and of the output, in pixels.
+        padding: black border, in pixels, from which the random crop is taken.
+        others: see :func:`pipelines.imagenet.imagenet_train`.
+
+    Returns:
+        A pipeline, not yet built, with the same outputs as ``imagenet_train``.
+    """
+    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    backend = select_backend(device, device_id)
+    return _train_graph(
+        partial(read_images, folder, training=True, shard_id=shard_id, num_shards=num_shards, shuffle_seed=branch_seed),
+        decoder=backend.decoder,
+        img_size=img_size,
+        padding=padding,
+        mixing={
+            "num_classes": len(folder.classes),
+            "choices": choices,
+            "cutmix_alpha": cutmix_alpha,
+            "mixup_alpha": mixup_alpha,
+            "smoothing": smoothing,
+            "branch_seed": branch_seed,
+        },
+        normalization={"mean": mean, "std": std},
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=backend.device_id,
+        seed=seed + shard_id,
+        enable_checkpointing=True,
+    )
+
+
+def cifar_val(
+    data: ImageFolder | str | Path,
+    *,
+    batch_size: int,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    device: str = "gpu",
+    device_id: int = 0,
+    num_threads: int = 4,
+    shard_id: int = 0,
+    num_shards: int = 1,
+) -> Pipeline:
+    """The validation pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="partial"``.
+
+    Args:
+        data: a folder with one sub-folder per class, or the result of scanning one.
+        others: see :func:`cifar_train`.
+    """
+    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    backend = select_backend(device, device_id)
+    return _val_graph(
+        partial(read_images, folder, training=False, shard_id=shard_id, num_shards=num_shards),
+        decoder=backend.decoder,
+        num_classes=len(folder.classes),
+        normalization={"mean": mean, "std": std},
+        batch_size=batch_size,
+        num_threads=num_threads,
+        device_id=backend.device_id,
+        seed=0,
+        enable_checkpointing=True,
+    )
+
+
+@pipeline_def
+def _train_graph(source, decoder, img_size, padding, mixing, normalization):
+    jpegs, labels = source()
+    images = _padded_crop(decode_images(jpegs, decoder=decoder), img_size, padding)
+    images = fn.flip(images, horizontal=fn.random.coin_flip(name="hflip"))
+    return normalized_outputs(mix.random_mix(images, labels, **mixing), normalization)
+
+
+@pipeline_def
+def _val_graph(source, decoder, num_classes, normalization):
+    jpegs, labels = source()
+    images = decode_images(jpegs, decoder=decoder)
+    return normalized_outputs(mix.random_mix(images, labels, num_classes=num_classes, choices={}), normalization)
+
+
+def _padded_crop(images: DataNode, img_size: int, padding: int) -> DataNode:
+    """torchvision's ``RandomCrop(img_size, padding=padding)``: every offset in -padding..padding alike."""
+    draw = fn.random.uniform(range=[0.0, 1.0], shape=[2], name="crop_offset")
+    start = dali_math.floor(draw * (2 * padding + 1)) - padding
+    return fn.slice(
+        images, start=fn.cast(start, dtype=types.INT32), shape=[img_size, img_size], axes=[0, 1],
+        out_of_bounds_policy="pad", fill_values=0,
+    )  # fmt: skip
