@@ -47,6 +47,7 @@ def box_between(size_px: Node, minmax: tuple[float, float], side: Node, place: N
         int32 (4,).
 
     Source: timm 1.0.31 ``timm/data/mixup.py`` ``rand_bbox_minmax`` (``--cutmix-minmax``).
+    Differs from it: the largest side can be drawn, and ``min == max`` is legal.
     """
     low = dali_math.floor(size_px * minmax[0])
     high = dali_math.floor(size_px * minmax[1])

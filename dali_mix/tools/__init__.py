@@ -1,0 +1,1 @@
+"""Command-line tools: ``python -m dali_mix.tools.NAME``."""

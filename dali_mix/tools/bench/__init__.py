@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m dali_mix.tools.bench loader --data-dir DIR``."""

@@ -1,0 +1,109 @@
+"""What mixing costs in the loader: the same pipeline without, and with each way of mixing."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from nvidia.dali import fn, pipeline_def
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from dali_mix import fn as mix
+from dali_mix.data import (
+    Batch,
+    ImageFolder,
+    MixLoader,
+    normalized_outputs,
+    random_resized_crop,
+    read_images,
+    scan_image_folder,
+    select_backend,
+)
+from dali_mix.tools.bench.timing import interleave, summarise
+
+CHOICES: Mapping[str, dict[str, float]] = {
+    "none": {},
+    "cutmix": {"cutmix": 1.0},
+    "mixup": {"mixup": 1.0},
+    "random_mix": {"cutmix": 0.5, "mixup": 0.5},
+}
+"""The alternatives, as ``random_mix`` takes them."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this benchmark."""
+    add = parser.add_argument
+    add("--data-dir", type=Path, required=True, metavar="DIR", help="a folder with one sub-folder of images per class")
+    add("--device", choices=("gpu", "cpu"), default="gpu", help="DALI's backend; cpu where there is no GPU")
+    add("--img-size", type=int, default=224, metavar="PX", help="side of the images")
+    add("-b", "--batch-size", type=int, default=64, metavar="N", help="images per batch")
+    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads")
+    add("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="of the resize")
+    add("--rounds", type=int, default=20, metavar="N", help="each alternative is timed this often")
+    add("--batches", type=int, default=12, metavar="N", help="timed batches per alternative and round")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the alternatives; the figures are images per second and the time relative to no mixing."""
+    folder = scan_image_folder(args.data_dir)
+    with ExitStack() as stack:
+        loaders = {name: stack.enter_context(_loader(folder, choices, args)) for name, choices in CHOICES.items()}
+        work = {name: _segment(_endless(loader), args.batches) for name, loader in loaders.items()}
+        interleave(work, rounds=2)  # decoders and buffers grow in the first batches
+        seconds = interleave(work, args.rounds)
+    images = args.batches * args.batch_size
+    results = summarise(seconds, baseline="none", work=images)
+    return {"unit": "img/s", "baseline": "none", "results": results, "seconds": seconds}
+
+
+def _loader(folder: ImageFolder, choices: Mapping[str, float], args: argparse.Namespace) -> MixLoader:
+    backend = select_backend(args.device)
+    pipeline = _graph(
+        folder,
+        choices,
+        args,
+        decoder=backend.decoder,
+        batch_size=args.batch_size,
+        num_threads=args.workers,
+        device_id=backend.device_id,
+        seed=0,
+    )
+    return MixLoader(pipeline)
+
+
+@pipeline_def
+def _graph(folder, choices, args, decoder):  # type: ignore[no-untyped-def]
+    jpegs, labels = read_images(folder, training=True)
+    images = random_resized_crop(jpegs, args.img_size, decoder=decoder, interpolation=args.interpolation)
+    images = fn.flip(images, horizontal=fn.random.coin_flip())
+    mixed = mix.random_mix(images, labels, num_classes=len(folder.classes), choices=choices, smoothing=0.1)
+    return normalized_outputs(mixed, {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD})
+
+
+def _endless(loader: MixLoader) -> Iterator[Batch]:
+    return itertools.chain.from_iterable(iter(lambda: loader, None))
+
+
+def _segment(batches: Iterator[Batch], count: int) -> Callable[[], float]:
+    """Time ``count`` batches, after as many as an idle pipeline holds ready."""
+
+    def work() -> float:
+        _drain(batches, 4)
+        start = time.perf_counter()
+        _drain(batches, count)
+        return time.perf_counter() - start
+
+    return work
+
+
+def _drain(batches: Iterator[Batch], count: int) -> None:
+    for _ in itertools.islice(batches, count):
+        pass
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
