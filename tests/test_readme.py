@@ -7,7 +7,8 @@ import pytest
 import timm
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def block(language):
@@ -20,6 +21,16 @@ def adapted(code, replacements):
         assert old in code
         code = code.replace(old, new)
     return code
+
+
+def test_no_placeholder_and_no_dead_link():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert len(pages) > 1
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r"\{[A-Z_]+\}", text)
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_the_smmix_loop_trains(image_folder):

@@ -8,6 +8,8 @@ from typing import Any
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
+from dali_mix.errors import ConfigError
+
 INTERPOLATION = {
     "bilinear": types.INTERP_LINEAR,
     "bicubic": types.INTERP_CUBIC,
@@ -64,7 +66,7 @@ def random_resized_crop(
         name="random_crop_decoder",
         **_jpeg_quality(decoder),
     )
-    return fn.resize(images, size=[img_size, img_size], interp_type=INTERPOLATION[interpolation], antialias=True)
+    return fn.resize(images, size=[img_size, img_size], interp_type=_filter(interpolation), antialias=True)
 
 
 def resize_center_crop(
@@ -95,11 +97,17 @@ def resize_center_crop(
     shorter = fn.reductions.min(height_width)
     resized = height_width * math.floor(img_size / crop_pct) // shorter
     size = fn.cast(resized, dtype=types.FLOAT)  # the only type that resize takes
-    images = fn.resize(images, size=size, interp_type=INTERPOLATION[interpolation], antialias=True)
+    images = fn.resize(images, size=size, interp_type=_filter(interpolation), antialias=True)
     margin = resized - img_size
     half = margin // 2
     offset = half + (margin - 2 * half) * (half - 2 * (half // 2))
     return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1])
+
+
+def _filter(interpolation: str) -> types.DALIInterpType:
+    if interpolation not in INTERPOLATION:
+        raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATION)}, got {interpolation!r}")
+    return INTERPOLATION[interpolation]
 
 
 def _jpeg_quality(decoder: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -42,4 +43,7 @@ def select_backend(device: str, device_id: int = 0) -> Backend:
 
 @functools.cache
 def _say_fallback_once() -> None:
-    _log.warning("no CUDA GPU found: the same pipeline runs on DALI's CPU backend")
+    reason = "no CUDA GPU found"
+    if Path("/proc/driver/nvidia/version").exists():
+        reason = f"PyTorch {torch.__version__} cannot use this machine's NVIDIA driver; install a build for its CUDA"
+    _log.warning("%s: the same pipeline runs on DALI's CPU backend", reason)

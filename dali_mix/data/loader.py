@@ -40,16 +40,17 @@ class MixLoader:
 
     Args:
         pipeline: with exactly one reader; images as HWC.  Built on first use.
-        last_batch: "drop" the incomplete batch (training), or deliver it "partial" (validation; the
-            reader must then set ``pad_last_batch`` and ``stick_to_shard``, so that every image
-            comes once).
+        last_batch: "drop" the incomplete batch (training), or deliver it "partial" (validation).  The
+            reader must set ``pad_last_batch``, and for "partial" ``stick_to_shard`` too; for "drop" the
+            number of images must be a multiple of the number of shards.
 
     Raises:
         ConfigError: on first use, for a pipeline that cannot be iterated this way.
         DataError: while iterating, if DALI cannot deliver a batch; the loader is then spent.
 
-    Each ``for`` loop is one epoch.  With DALI's default executor nothing is copied: the tensors own
-    DALI's buffers, and stay valid as long as they are kept.
+    Each ``for`` loop runs to the end of the epoch; after a ``break`` the next one delivers the rest.
+    With DALI's default executor nothing is copied: the tensors own DALI's buffers, and stay valid as
+    long as they are kept.
     """
 
     def __init__(self, pipeline: Pipeline, last_batch: str = "drop") -> None:
@@ -178,6 +179,16 @@ class MixLoader:
             raise ConfigError(
                 "last_batch='partial' counts every image once only if the reader sets pad_last_batch=True and "
                 "stick_to_shard=True"
+            )
+        if self._last_batch == "drop" and not meta["pad_last_batch"]:
+            raise ConfigError(
+                "last_batch='drop' needs a reader with pad_last_batch=True: without it every epoch begins where the "
+                "last batch of the one before ended, and images are missed and repeated"
+            )
+        if self._last_batch == "drop" and meta["epoch_size"] % meta["number_of_shards"]:
+            raise ConfigError(
+                f"last_batch='drop' needs shards of equal size, or their epochs drift apart: {meta['epoch_size']} "
+                f"images do not divide by {meta['number_of_shards']} shards; leave some out, or use read_images"
             )
         if self._last_batch == "drop" and meta["epoch_size"] // meta["number_of_shards"] < self.batch_size:
             raise ConfigError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
 from dali_mix.data.folder import ImageFolder
+from dali_mix.errors import ConfigError
 
 READER_NAME = "reader"
 
@@ -28,31 +30,49 @@ def read_images(
 
     Args:
         folder: from ``scan_image_folder``.
-        training: True shuffles the whole set anew before every epoch and hands each rank another
-            shard; False keeps the order and pads the last batch, so that every image comes once.
+        training: True shuffles the whole set anew before every epoch, so that a rank's shard is another one
+            each time; False keeps the order, so that every image comes once.
         shard_id, num_shards: this rank's share.
         shuffle_seed: must be equal on all ranks, or their shards would overlap.
 
     Returns:
         uint8 (bytes,) and int32 (1,), both on the CPU.
+
+    Raises:
+        ConfigError: if there are fewer images than shards.
+
+    For training, the set is cut to a multiple of ``num_shards``: fewer than ``num_shards`` images, chosen
+    by ``shuffle_seed``, are left out of the run.  Shards of unequal size would make ranks leave an epoch
+    at different images, and from then on overlap.
     """
+    if len(folder) < num_shards:
+        raise ConfigError(f"{folder.root} holds {len(folder)} image(s) for {num_shards} ranks; use fewer ranks")
+    kept = _multiple_of(num_shards, len(folder), shuffle_seed) if training else range(len(folder))
     pipeline = Pipeline.current()
     if pipeline is not None:
         _dataset_of[pipeline] = folder.digest()
     order: dict[str, Any] = (
         {"shuffle_after_epoch": True, "shuffle_after_epoch_seed": shuffle_seed}
         if training
-        else {"pad_last_batch": True, "stick_to_shard": True}
+        else {"stick_to_shard": True}
     )
     jpegs, labels = fn.readers.file(
-        files=list(folder.files),
-        labels=list(folder.labels),
+        files=[folder.files[index] for index in kept],
+        labels=[folder.labels[index] for index in kept],
         shard_id=shard_id,
         num_shards=num_shards,
+        # Every epoch ends on a whole batch, so that the next one begins with its own first image.
+        pad_last_batch=True,
         name=READER_NAME,
         **order,
     )
     return jpegs, labels
+
+
+def _multiple_of(num_shards: int, size: int, seed: int) -> list[int]:
+    """Indices of a data set without the few that do not fill another row of shards."""
+    left_out = np.random.default_rng(seed).choice(size, size % num_shards, replace=False)
+    return np.delete(np.arange(size), left_out).tolist()
 
 
 def feed_images() -> tuple[DataNode, DataNode]:

@@ -80,12 +80,19 @@ def apply_cutmix(images: Node, params: MixParams) -> Node:
     """
     _check.check_node("images", images)
     partner_images = fn.permute_batch(images, indices=params.partner)
+    size_px = _graph.height_width(images)
     corner = params.box[0:2]
+    sides = params.box[2:4] - corner
+    # DALI's GPU backend pastes an empty region over the whole rest of the image; it does no harm
+    # beyond the last pixel.
+    is_empty = fn.cast(sides[0] * sides[1] == 0, dtype=types.INT32)
+    corner = corner + (size_px - corner) * is_empty
+    sides = sides * (1 - is_empty)
     # Derived from data and not a constant, which would have the whole batch's size inside a branch.
     origin = corner * 0
     # multi_paste wants one (row, column) per input: row 0 is the whole own image, row 1 the box.
     anchors = fn.stack(origin, corner)
-    shapes = fn.stack(_graph.height_width(images), params.box[2:4] - corner)
+    shapes = fn.stack(size_px, sides)
     return fn.multi_paste(images, partner_images, in_anchors=anchors, out_anchors=anchors, shapes=shapes)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from timm.layers import Attention
+from timm.layers import Attention, PatchEmbed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -40,6 +40,11 @@ class VitAdapter:
             raise ConfigError(
                 f"SMMix cannot serve this model: its last block has attention of type "
                 f"{type(attention).__name__}; use one of {SUPPORTED}"
+            )
+        if not isinstance(model.patch_embed, PatchEmbed):
+            raise ConfigError(
+                f"SMMix cannot serve this hybrid model, whose tokens are not image patches "
+                f"({type(model.patch_embed).__name__}); use one of {SUPPORTED}"
             )
         if not isinstance(model.patch_drop, nn.Identity):
             raise ConfigError("SMMix needs every patch token, but this model drops some; set patch_drop_rate=0")

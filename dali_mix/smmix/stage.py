@@ -154,6 +154,9 @@ class SMMix(nn.Module):
         h, w = self.grid(images.shape[-2:])
         with _eval_mode(self.model), self._adapter.recorded() as received:
             logits = self.model(images)
+        # Under autocast this forward has cached half-precision weights that carry no gradient; the
+        # next one must not use them.
+        torch.clear_autocast_cache()
         return logits, received[-1].reshape(-1, h, w)
 
     def mix(self, images: Tensor, square: int | None = None) -> Mixture:

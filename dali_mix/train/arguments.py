@@ -93,6 +93,9 @@ def _add_optimizer(group: argparse._ArgumentGroup) -> None:
     add("--lr-base-size", type=_positive_int, default=256, metavar="N", help="batch that --lr-base is meant for")
     add("--lr-base-scale", default="", choices=("", "linear", "sqrt"), help="default: sqrt for adaptive optimizers")
     add("--sched", default="cosine", choices=SCHEDULERS, help="a scheduler of timm, stepped at every update")
+    add("--decay-epochs", type=_non_negative, default=90, metavar="N", help="between steps of --sched step")
+    add("--decay-milestones", type=int, nargs="+", default=[90, 180, 270], metavar="N", help="of --sched multistep")
+    add("--decay-rate", "--dr", type=_non_negative, default=0.1, metavar="F", help="factor of a step")
     add("--warmup-epochs", type=_non_negative_int, default=5, metavar="N", help="from --warmup-lr to --lr")
     add("--warmup-lr", type=_non_negative, default=1e-5, metavar="LR", help="at the first update")
     add("--min-lr", type=_non_negative, default=0.0, metavar="LR", help="at the end")
@@ -131,14 +134,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     ``--demo`` only changes defaults: every other flag still counts.
     """
     parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.demo:
-        parser.set_defaults(**DEMO)
-        args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
+        if args.demo:
+            parser.set_defaults(**DEMO)
+            args = parser.parse_args(argv)
         _check(args)
     except ConfigError as error:
         parser.error(str(error))
+    except ValueError:  # from timm's ParseKwargs, the one flag type that is not ours
+        parser.error("--model-kwargs takes NAME=VALUE pairs")
     return args
 
 
@@ -149,14 +154,27 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--data-dir is missing: give a folder with train/ and val/, or run --demo to see it work")
     if args.eval_only and not args.checkpoint:
         raise ConfigError("--eval-only needs --checkpoint FILE, the weights to evaluate")
-    if args.smmix_prob is not None and not args.smmix:
-        raise ConfigError("--smmix-prob has no effect without --smmix")
+    _check_effects(args)
     if args.checkpoint and not args.checkpoint.is_file():
         raise ConfigError(f"--checkpoint {args.checkpoint} is not a file")
     if not 0 < args.scale[0] <= args.scale[1] <= 1:
         raise ConfigError(f"--scale must satisfy 0 < MIN <= MAX <= 1, got {args.scale[0]:g} {args.scale[1]:g}")
     if not 0 < args.ratio[0] <= args.ratio[1]:
         raise ConfigError(f"--ratio must satisfy 0 < MIN <= MAX, got {args.ratio[0]:g} {args.ratio[1]:g}")
+
+
+def _check_effects(args: argparse.Namespace) -> None:
+    """Refuse flags that would do nothing."""
+    if args.smmix_prob is not None and not args.smmix:
+        raise ConfigError("--smmix-prob has no effect without --smmix")
+    if args.smmix and args.smmix_prob == 0:
+        raise ConfigError("--smmix has no effect with --smmix-prob 0; leave both out")
+    if args.mixup_prob != 1 and not (args.mixup or args.cutmix):
+        raise ConfigError("--mixup-prob has no effect without --mixup or --cutmix")
+    if args.mixup_switch_prob != 0.5 and not (args.mixup and args.cutmix):
+        raise ConfigError("--mixup-switch-prob has no effect unless both --mixup and --cutmix are on")
+    if args.lr is not None and (args.lr_base != 0.1 or args.lr_base_size != 256 or args.lr_base_scale):
+        raise ConfigError("--lr-base, --lr-base-size and --lr-base-scale have no effect beside --lr")
 
 
 def mixing_choices(args: argparse.Namespace) -> dict[str, float]:

@@ -32,6 +32,12 @@ class World:
         """True on the one rank that speaks and writes."""
         return self.rank == 0
 
+    def reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
@@ -53,18 +59,23 @@ def open_world(device: str | None) -> Iterator[World]:
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size, rank, local_rank = _read_environment()
     place = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
+    if place.type == "cuda" and local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"rank {rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; lower --nproc-per-node"
+        )
     if place.type == "cuda":
         torch.cuda.set_device(place)
         # As timm's trainer sets them: input sizes never change, and TF32 is enough.
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
     if size > 1:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    try:
-        yield World(rank, size, place)
-    finally:
-        if size > 1:
-            dist.destroy_process_group()
+        on_gpu = place.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None)
+    yield World(rank, size, place)
+    # Not after an error: the peers may be waiting in a collective, and taking the group down would
+    # wait for them; the launcher ends them when this process is gone.
+    if size > 1:
+        dist.destroy_process_group()
 
 
 def _read_environment() -> tuple[int, int, int]:

@@ -77,20 +77,24 @@ class Trainer:
         self.step.train()
         start = time.perf_counter()
         steps = len(loader)
+        learning_rate = self.learning_rate
         sums = torch.zeros(len(StepLosses._fields), dtype=torch.float64, device=self.world.device)
         images = smmix_steps = 0
         for index, batch in enumerate(loader):
             square = self._draw_square(batch, epoch, index)
-            self.watch(batch, square)
+            with self.precision.autocast():
+                self.watch(batch, square)
             losses = self._update(batch, square)
+            learning_rate = self.learning_rate
             self.scheduler.step_update(epoch * steps + index + 1)
             sums += torch.stack([part.detach().double() for part in losses])
             smmix_steps += batch.branch == "smmix"
             images += len(batch.labels) * self.world.size
             progress.advance(len(batch.labels) * self.world.size)
             if index % self.log_interval == 0 or index == steps - 1:
-                self._read_loss(losses.loss, epoch, index, progress)
-        return self._summarise(sums, steps, smmix_steps, images / (time.perf_counter() - start))
+                progress.show(epoch, index / steps, self._read_loss(losses.loss, epoch, index), learning_rate)
+        row = self._summarise(sums, steps, smmix_steps)
+        return row | {"lr": learning_rate, "img_per_s": images / (time.perf_counter() - start)}
 
     def _draw_square(self, batch: Batch, epoch: int, index: int) -> int | None:
         if self.stage is None or batch.branch != "smmix":
@@ -108,27 +112,24 @@ class Trainer:
         scaler.update()
         return losses
 
-    def _read_loss(self, loss: Tensor, epoch: int, index: int, progress: Progress) -> None:
+    def _read_loss(self, loss: Tensor, epoch: int, index: int) -> float:
+        """The loss as a number, which waits for the device."""
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss is {value} at epoch {epoch + 1}, update {index + 1}; lower --lr or lengthen --warmup-epochs"
             )
-        progress.show(epoch, value, self.learning_rate)
+        return value
 
     @property
     def learning_rate(self) -> float:
         """Of the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _summarise(self, sums: Tensor, steps: int, smmix_steps: int, speed: float) -> dict[str, float]:
-        loss, classification, fine_grained, consistency = sums.tolist()
-        row = {
-            "train_loss": loss / steps,
-            "train_classification": classification / steps,
-            "lr": self.learning_rate,
-            "img_per_s": speed,
-        }
+    def _summarise(self, sums: Tensor, steps: int, smmix_steps: int) -> dict[str, float]:
+        """Means over the epoch and all ranks; the parts that only SMMix has, over SMMix steps."""
+        loss, classification, fine_grained, consistency = (self.world.reduce_sum(sums) / self.world.size).tolist()
+        row = {"train_loss": loss / steps, "train_classification": classification / steps}
         if smmix_steps:
             row["train_fine_grained"] = fine_grained / smmix_steps
             row["train_consistency"] = consistency / smmix_steps

@@ -13,6 +13,7 @@ import timm
 import torch
 from nvidia.dali.pipeline import Pipeline
 from timm.data import resolve_input_data_config
+from timm.layers import PatchEmbed
 from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
 from torch import nn
 
@@ -42,7 +43,10 @@ def open_data(args: argparse.Namespace, world: World) -> Data:
     if args.demo:
         data_dir = args.output / "demo-data"
         if world.is_main:
-            write_synthetic_folder(data_dir)
+            try:
+                write_synthetic_folder(data_dir)
+            except OSError as error:
+                raise ConfigError(f"--output {args.output} cannot be written: {error.strerror}") from error
         world.wait()
     train_dir = data_dir / args.train_split
     if not data_dir.is_dir():
@@ -65,6 +69,10 @@ def create_model(args: argparse.Namespace, num_classes: int, world: World) -> tu
         close = difflib.get_close_matches(args.model, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
         raise ConfigError(f"--model {args.model} is not a model of timm {timm.__version__}; {hint}")
+    if args.model_kwargs.get("in_chans", 3) != 3:
+        raise ConfigError("--model-kwargs in_chans: the pipeline makes RGB images, three channels")
+    if "num_classes" in args.model_kwargs:
+        raise ConfigError("--model-kwargs num_classes has no effect: use --num-classes")
     kwargs = dict(args.model_kwargs, num_classes=num_classes)
     if args.drop_path is not None:
         kwargs["drop_path_rate"] = args.drop_path
@@ -96,10 +104,11 @@ def _create(name: str, kwargs: dict[str, Any], img_size: int | None) -> nn.Modul
 
 
 def _check_patches(model: nn.Module, input_size: tuple[int, int, int]) -> None:
-    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if not isinstance(patch_size, tuple):
+    """timm's plain patch embedding drops the border that is left over; others overlap, pad or pool."""
+    patch_embed = getattr(model, "patch_embed", None)
+    if not isinstance(patch_embed, PatchEmbed) or patch_embed.dynamic_img_pad:
         return
-    for side, patch in zip(input_size[1:], patch_size, strict=True):
+    for side, patch in zip(input_size[1:], patch_embed.patch_size, strict=True):
         if side % patch:
             lower = side // patch * patch
             raise ConfigError(
@@ -121,11 +130,16 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     """timm's optimizer, with the token head beside the model's own parameters; fills ``args.lr``."""
     if args.lr is None:
         args.lr = _learning_rate(args, world.size)
+    known = list_optimizers()
+    if args.opt.lower().removeprefix("lookahead_") not in known:
+        close = difflib.get_close_matches(args.opt, known, n=3)
+        raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; close: {', '.join(close)}")
     try:
         optimizer = create_optimizer_v2(model, **optimizer_kwargs(cfg=args))
-    except (ValueError, AssertionError, KeyError) as error:
-        close = difflib.get_close_matches(args.opt, list_optimizers(), n=3)
-        raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; close: {', '.join(close)}") from error
+    except (ValueError, AssertionError, TypeError, ImportError) as error:
+        raise ConfigError(f"--opt {args.opt} refuses its settings: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise ConfigError(f"--opt {args.opt} needs second derivatives, which this trainer does not compute")
     if stage is not None and stage.token_head is not None:
         optimizer.add_param_group({"params": [stage.token_head.weight], "weight_decay": args.weight_decay})
         optimizer.add_param_group({"params": [stage.token_head.bias], "weight_decay": 0.0})

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 _log = logging.getLogger(__name__)
 
+_SECONDS_BETWEEN_LINES = 20.0
+
 COLUMNS = (
     "epoch",
     "train_loss",
@@ -54,11 +56,11 @@ def _cell(value: float | None) -> str:
 
 
 class Progress:
-    """A bar over the whole run with loss, img/s and time left; a line per epoch where there is no terminal."""
+    """A bar over the whole run with loss, img/s and time left; plain lines where there is no terminal."""
 
     def __init__(self, epochs: int, images_per_epoch: int, shown: bool) -> None:
         self._epochs = epochs
-        self._start = time.perf_counter()
+        self._start = self._last_line = time.perf_counter()
         self._bar = tqdm(
             total=epochs * images_per_epoch,
             unit="img",
@@ -74,8 +76,17 @@ class Progress:
         """Count images of one update."""
         self._bar.update(images)
 
-    def show(self, epoch: int, loss: float, lr: float) -> None:
-        """Write the newest loss beside the bar."""
+    def show(self, epoch: int, share: float, loss: float, lr: float) -> None:
+        """Write the newest loss beside the bar, or now and then on a line of its own.
+
+        Args:
+            epoch: counted from 0.
+            share: of the epoch that is done.
+            loss, lr: of the newest update.
+        """
+        if self._bar.disable and time.perf_counter() > self._last_line + _SECONDS_BETWEEN_LINES:
+            self._last_line = time.perf_counter()
+            _log.info(f"epoch {epoch + 1}/{self._epochs}  {share:4.0%}  loss {loss:.3f}  lr {lr:.2e}")
         self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}", refresh=False)
         self._bar.set_postfix_str(f"loss {loss:.3f} lr {lr:.2e}")
 
@@ -90,6 +101,7 @@ class Progress:
         )
         self._bar.clear()
         _log.info(line)
+        self._last_line = time.perf_counter()
         self._bar.refresh()
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import random_seed
+from timm.utils import distribute_bn, random_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -105,13 +105,17 @@ def _train(
             start = time.perf_counter()
             preview.restart()
             row = trainer.train_epoch(train_loader, epoch, progress)
+            if world.size > 1:
+                # Each rank has BatchNorm statistics of its own batches; all evaluate, and save, the mean.
+                distribute_bn(model, world.size, reduce=True)
             metrics = evaluate(model, val_loader, world, trainer.precision.autocast)
             row.update({f"eval_{name}": value for name, value in metrics.items()})
             row.update(epoch=epoch, seconds=time.perf_counter() - start)
             if folder and summary:
                 summary.add(row)
                 progress.epoch_done(row)
-                save_checkpoint(folder, epoch, _state(args, trainer, model, epoch, metrics), args.checkpoint_hist)
+                state = _state(args, trainer, model, epoch, metrics)
+                save_checkpoint(folder, epoch, state, keep=args.checkpoint_hist, is_best=summary.best() is row)
                 preview.save(folder / "preview.png")
     finally:
         progress.close()
@@ -130,6 +134,10 @@ def _build_trainer(
 ) -> Trainer:
     optimizer = prepare.create_optimizer(args, model, stage, world)
     args.sched_on_updates = True
+    if args.warmup_epochs >= args.epochs:
+        _log.warning(
+            "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", args.warmup_epochs, args.epochs
+        )
     scheduler, _ = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=steps_per_epoch)
     step: nn.Module = TrainStep(model, stage)
     if world.size > 1:
@@ -202,7 +210,7 @@ def _final_table(args: argparse.Namespace, model: nn.Module, summary: Summary, f
         ("model", f"{args.model}, {millions:.2f} M parameters"),
         ("epochs", str(args.epochs)),
         *_metric_rows({name: last[f"eval_{name}"] for name in ("loss", "top1", "top5")}),
-        ("best top-1", f"{best['eval_top1']:.2f} % in epoch {int(best['epoch']) + 1}"),
+        ("best top-1", f"{best['eval_top1']:.2f} % in epoch {int(best['epoch']) + 1}, model_best.pth.tar"),
         ("time", f"{sum(row['seconds'] for row in summary.rows):.0f} s"),
         ("weights", str(folder / "model.safetensors")),
         ("per epoch", str(folder / "summary.csv")),

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn, pipeline_def
+from PIL import Image
 
 from dali_mix import ConfigError, DataError, MixLoader
+from dali_mix import fn as mix
 from dali_mix.data import scan_image_folder
 from pipelines.imagenet import imagenet_train, imagenet_val
 
@@ -83,6 +86,50 @@ def test_shards_are_disjoint_in_every_epoch_and_share_the_branch(image_folder, t
             {round(float(image.double().sum()), 3) for batch in epoch for image in batch.images} for epoch in epochs
         ]
         assert sum(map(len, seen)) == len(set.union(*seen)) == len(epochs[0]) * 5 * shards
+
+
+@pytest.mark.parametrize(
+    ("images", "shards", "batch_size"), [(60, 1, 7), (23, 2, 4), (70, 3, 5), (67, 3, 11), (41, 4, 10), (30, 2, 5)]
+)
+def test_no_image_is_missed_or_repeated_in_any_of_many_epochs(tmp_path, images, shards, batch_size):
+    """One class per image, so that the label names it."""
+    for index in range(images):
+        (tmp_path / f"{index:03}").mkdir()
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index:03}" / "0.jpg")
+    folder = scan_image_folder(tmp_path)
+    options = {"batch_size": batch_size, "num_shards": shards, "img_size": 8, "choices": {}}
+    loaders = [train_loader(folder, shard_id=shard, **options) for shard in range(shards)]
+    delivered = images // shards // batch_size * batch_size * shards
+    seen_ever = set()
+    for _ in range(25):
+        labels = [label for loader in loaders for batch in loader for label in batch.labels.tolist()]
+        assert len(labels) == len(set(labels)) == delivered
+        seen_ever.update(labels)
+    assert len(seen_ever) == images // shards * shards
+
+
+def test_fewer_images_than_ranks_are_refused(val):
+    with pytest.raises(ConfigError, match=r"holds 30 image\(s\) for 31 ranks"):
+        val_loader(val, num_shards=31)
+
+
+def test_a_users_reader_must_be_exact_too(image_folder):
+    @pipeline_def(batch_size=4, num_threads=2, device_id=None)
+    def host(padded=False, shards=1):
+        jpegs, labels = fn.readers.file(
+            file_root=str(image_folder / "train"), pad_last_batch=padded, num_shards=shards, name="mine"
+        )
+        images = fn.resize(fn.decoders.image(jpegs), size=[32, 32])
+        return tuple(mix.random_mix(images, labels, num_classes=10))
+
+    with pytest.raises(ConfigError, match="needs a reader with pad_last_batch=True"):
+        len(MixLoader(host()))
+    with pytest.raises(ConfigError, match="70 images do not divide by 3 shards"):
+        len(MixLoader(host(padded=True, shards=3)))
+    with pytest.raises(ConfigError, match="only if the reader sets pad_last_batch=True and stick_to_shard=True"):
+        len(MixLoader(host(padded=True), "partial"))
+    with MixLoader(host(padded=True)) as loader:
+        assert len(list(loader)) == len(loader) == 17
 
 
 def test_ranks_augment_differently(train):
@@ -167,9 +214,9 @@ def test_a_broken_image_stops_the_loader_for_good(tmp_path):
     ("make", "message"),
     [
         (lambda train: train_loader(train, batch_size=71), "do not fill one batch"),
-        (lambda train: MixLoader(imagenet_train(train, batch_size=8, device="cpu"), "partial"), "pad_last_batch"),
         (lambda train: MixLoader(imagenet_train(train, batch_size=8, device="cpu"), "keep"), "last_batch must be"),
         (lambda train: train_loader(train, device="tpu"), "device must be"),
+        (lambda train: train_loader(train, interpolation="cubic"), "interpolation must be one of bilinear, bicubic"),
     ],
 )
 def test_settings_that_cannot_work(train, make, message):

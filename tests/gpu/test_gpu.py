@@ -59,6 +59,11 @@ def cutmix(images, labels):
     return mix.apply_cutmix(images, params), mix.soft_targets(labels, params, num_classes=6, smoothing=0.1), *params
 
 
+def cutmix_with_empty_boxes(images, labels):
+    params = mix.draw_cutmix(images, mode="elem", prob=0.5, minmax=(0.0, 0.1))
+    return mix.apply_cutmix(images, params), mix.soft_targets(labels, params, num_classes=6), *params
+
+
 def mixup(images, labels):
     params = mix.draw_mixup(images, mode="elem")
     return mix.apply_mixup(images, params), mix.soft_targets(labels, params, num_classes=6, smoothing=0.1), *params
@@ -69,7 +74,9 @@ def random_mix(images, labels):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize(("operator", "tolerance"), [(cutmix, 0), (mixup, 1), (random_mix, 1)])
+@pytest.mark.parametrize(
+    ("operator", "tolerance"), [(cutmix, 0), (cutmix_with_empty_boxes, 0), (mixup, 1), (random_mix, 1)]
+)
 def test_operators_equal_the_cpu_backend(operator, tolerance, dtype):
     """Equal draws; CutMix to the pixel, Mixup within one level of rounding, targets within 1e-6."""
     for cpu, gpu in zip(mixed_on("cpu", operator, dtype), mixed_on("gpu", operator, dtype), strict=True):

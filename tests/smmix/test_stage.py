@@ -158,10 +158,14 @@ def test_window_sides_include_both_ends(side, sides):
 
 
 def test_bfloat16_autocast():
+    """Gradients too: the probe must not leave its weights without gradient in autocast's cache."""
     stage = SMMix(tiny_vit(), CLASSES)
     images, labels = batch_of(4)
     with torch.autocast("cpu", torch.bfloat16):
         output = stage(images, labels, 2)
+    output.loss.backward()
+    assert output.logits.dtype == torch.bfloat16
+    assert [name for name, parameter in stage.named_parameters() if parameter.grad is None] == []
     exact = stage(images, labels, 2)
     assert output.loss.dtype == torch.float32
     assert output.images.dtype == torch.float32
@@ -188,6 +192,7 @@ def test_consistency_is_zero_where_both_agree():
     [
         (lambda: SMMix(timm.create_model("resnet18"), 1000), "cannot serve ResNet"),
         (lambda: SMMix(timm.create_model("deit_tiny_distilled_patch16_224", depth=1), 1000), "distilled"),
+        (lambda: SMMix(timm.create_model("vit_tiny_r_s16_p8_224", depth=1), 1000), "hybrid"),
         (lambda: SMMix(tiny_vit(), 7), "has 5 classes, the stage was asked for 7"),
         (lambda: SMMix(tiny_vit(patch_drop_rate=0.5), CLASSES), "patch_drop_rate=0"),
         (lambda: SMMix(tiny_vit(), CLASSES, min_side=0.8, max_side=0.2), "min_side <= max_side"),

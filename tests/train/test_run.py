@@ -16,6 +16,7 @@ import torch
 import yaml
 from PIL import Image
 
+from dali_mix.smmix import losses
 from dali_mix.train.report import COLUMNS
 from tests.train.conftest import FAST, TINY
 
@@ -36,6 +37,7 @@ def test_a_run_leaves_everything_behind(train, tmp_path):
         "summary.csv",
         "preview.png",
         "model.safetensors",
+        "model_best.pth.tar",
         *(f"checkpoint-{epoch}.pth.tar" for epoch in range(3)),
     }
     args = yaml.safe_load((folder / "args.yaml").read_text())
@@ -44,7 +46,7 @@ def test_a_run_leaves_everything_behind(train, tmp_path):
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert all(tuple(row) == COLUMNS for row in rows)
     assert float(rows[0]["train_loss"]) > 0
-    assert rows[-1]["lr"] == "0"
+    assert float(rows[1]["lr"]) > float(rows[2]["lr"]) > 0
     for expected in ("top-1", "model.safetensors", "preview.png"):
         assert expected in out
 
@@ -108,10 +110,11 @@ def test_an_older_run_of_the_same_name_is_left_alone(train, tmp_path):
 
 def test_old_checkpoints_make_room(train, tmp_path):
     train("--experiment", "run", "--epochs", 12, "--checkpoint-hist", 2)
-    assert {path.name for path in (tmp_path / "run").glob("*.tar")} == {
-        "checkpoint-10.pth.tar",
-        "checkpoint-11.pth.tar",
-    }
+    folder = tmp_path / "run"
+    kept = {path.name for path in folder.glob("*.tar")}
+    assert kept == {"checkpoint-10.pth.tar", "checkpoint-11.pth.tar", "model_best.pth.tar"}
+    best = max(summary_of(folder), key=lambda row: float(row["eval_top1"]))
+    assert torch.load(folder / "model_best.pth.tar", weights_only=True)["epoch"] == int(best["epoch"])
 
 
 @pytest.fixture
@@ -136,6 +139,11 @@ def broken(tmp_path, image_folder):
         (["--img-size", "16", "--smmix"], "has no window of 0.25 of its side"),
         (["--batch-size", "71"], "do not fill one batch"),
         (["--opt", "adamx"], "not an optimizer of timm"),
+        (["--opt", "sgd", "--momentum", "-1"], "refuses its settings"),
+        (["--opt", "adahessian"], "second derivatives"),
+        (["--model-kwargs", "depth"], "takes NAME=VALUE pairs"),
+        (["--model-kwargs", "in_chans=1"], "three channels"),
+        (["--model-kwargs", "num_classes=5"], "use --num-classes"),
         (["--model-kwargs", "nonsense=1"], "refuses its options"),
         (["--checkpoint", "{broken}/junk.pth.tar"], "cannot be read as weights"),
         (["--output", "/proc/none"], "cannot be written"),
@@ -160,6 +168,38 @@ def test_a_file_that_is_no_image_is_said_in_one_line_with_code_2(train, tmp_path
     assert "Failed to decode sample" in err
     assert str(broken) in err
     assert "Traceback" not in err
+
+
+def test_a_demo_that_cannot_write_says_so(train):
+    code, _, err = train("--demo", "--output", "/proc/none", data=None, defaults=())
+    assert code == 2
+    assert "--output /proc/none cannot be written" in err
+    assert err.count("\n") == 1
+
+
+def test_overlapping_patches_may_leave_a_rest(train):
+    defaults = "--model pvt_v2_b0 --model-kwargs depths=1,1,1,1 --img-size 64 -b 10 --epochs 1 --device cpu".split()
+    code, _, err = train("--lr", 0.01, "--warmup-epochs", 0, defaults=defaults)
+    assert code == 0, err
+
+
+def test_a_warm_up_that_never_ends_is_mentioned(train):
+    _, _, err = train("--warmup-epochs", 5, "--epochs", 1)
+    assert "--warmup-epochs 5 is not shorter than --epochs 1: --lr is never reached" in err
+
+
+def test_mixed_precision_is_used(train, monkeypatch):
+    seen = []
+
+    def spy(logits, targets, original=losses.soft_cross_entropy):
+        seen.append(logits.dtype)
+        return original(logits, targets)
+
+    monkeypatch.setattr("dali_mix.train.step.soft_cross_entropy", spy)
+    train("--epochs", 1)
+    train("--epochs", 1, "--amp")
+    assert set(seen[:7]) == {torch.float32}
+    assert set(seen[7:]) == {torch.bfloat16}
 
 
 def test_weights_of_another_model_are_refused(train, tmp_path):
@@ -203,6 +243,18 @@ def test_two_ranks_train_one_model(tmp_path, image_folder, train):
     _, out, _ = train("--eval-only", "--checkpoint", tmp_path / "two" / "model.safetensors")
     assert f"{float(last['eval_top1']):.2f} %" in out
     assert f"{float(last['eval_loss']):.3f}" in out
+
+
+@pytest.mark.distributed
+def test_two_ranks_evaluate_what_they_save(tmp_path, image_folder, train):
+    """BatchNorm statistics are each rank's own until they are averaged."""
+    model = "--model resnet10t --img-size 32 --device cpu --crop-pct 1.0 -j 2".split()
+    flags = [*model, "-b", 5, "--epochs", 1, "--lr", 0.01, "--warmup-epochs", 0, "--experiment", "two"]
+    result = run_command(*flags, "--data-dir", image_folder, "--output", tmp_path, ranks=2, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (row,) = summary_of(tmp_path / "two")
+    _, out, _ = train("--eval-only", "--checkpoint", tmp_path / "two" / "model.safetensors", defaults=model)
+    assert f"loss    {float(row['eval_loss']):.3f}" in out
 
 
 @pytest.mark.distributed
