@@ -19,6 +19,9 @@ from nvidia.dali.pipeline import Pipeline
 Node: TypeAlias = DataNode
 OpArguments: TypeAlias = Callable[[str], dict[str, Any]]
 
+# What DALI's own `if` is made of; missing from its type stubs.
+_conditional: Any = fn._conditional  # type: ignore[attr-defined]
+
 _calls_by_pipeline: WeakKeyDictionary[Pipeline, Counter[str]] = WeakKeyDictionary()
 
 
@@ -108,3 +111,25 @@ def height_width(images: Node) -> Node:
 def scalar(node: Node) -> Node:
     """A sample of shape () or (1,) as a scalar, int32."""
     return fn.cast(fn.reductions.sum(node), dtype=types.INT32)
+
+
+def route(
+    condition: Node, images: Node, params: Any, then: Callable[..., Node], otherwise: Callable[..., Node]
+) -> Node:
+    """``then(images, params)`` for samples where ``condition`` holds, ``otherwise(images, params)`` for the rest.
+
+    Each function sees only its own samples, and costs nothing where there are none.  ``if`` would say
+    the same, but works only in pipelines defined with ``enable_conditionals=True``, which a host
+    pipeline may not have set; these are the operators behind it.
+
+    Args:
+        condition: bool (), CPU; must be equal in the whole batch where the functions look at other samples.
+        images: any node.
+        params: a named tuple of nodes.
+        then, otherwise: must not use constant nodes, which would have the size of the whole batch.
+    """
+    both = [_conditional.split(node, predicate=condition) for node in (images, *params)]
+    chosen, rest = zip(*both, strict=True)
+    result = then(chosen[0], type(params)(*chosen[1:]))
+    other = otherwise(rest[0], type(params)(*rest[1:]))
+    return _conditional.merge(result, other, predicate=condition)

@@ -11,6 +11,9 @@ from dali_mix.fn._graph import Node
 from dali_mix.fn.params import MixParams, draw_partner, share_draws
 from dali_mix.fn.targets import soft_targets
 
+_FRACTION_BITS = 24
+_ONE = 1 << _FRACTION_BITS
+
 
 @do_not_convert
 def draw_mixup(
@@ -65,10 +68,33 @@ def apply_mixup(images: Node, params: MixParams) -> Node:
         unmixed batch.
     """
     _check.check_node("images", images)
+    if images.device == "gpu":
+        return _blend_in_float(images, params._replace(lam=params.lam.gpu()))
+    # The type of the images is known only when the pipeline runs.  Casts saturate, which tells uint8.
+    is_uint8 = fn.cast_like(params.lam * 0.0 + 300.0, images) == 255
+    return _graph.route(is_uint8, images, params, _blend_in_fixed_point, _blend_in_float)
+
+
+def _blend_in_float(images: Node, params: MixParams) -> Node:
     partner_images = fn.permute_batch(images, indices=params.partner)
-    lam = params.lam.gpu() if images.device == "gpu" else params.lam
-    blended = images * lam + partner_images * (1.0 - lam)
-    return fn.cast_like(blended, images)
+    return fn.cast_like(images * params.lam + partner_images * (1.0 - params.lam), images)
+
+
+def _blend_in_fixed_point(images: Node, params: MixParams) -> Node:
+    """For uint8 on the CPU, where DALI's conversion from float to uint8 would cost more than the blending.
+
+    Weights in units of 2^-24, the resolution of float32, fill 32 bits: 255 * 2^24 + 2^23 < 2^32.
+    """
+    partner_images = fn.permute_batch(images, indices=params.partner)
+    own = fn.cast(params.lam * float(_ONE), dtype=types.UINT32)
+    # Derived from data: a constant node would have the whole batch's size inside a branch.
+    total = own * 0 + _uint32(_ONE)
+    blended = images * own + partner_images * (total - own) + _uint32(_ONE // 2)
+    return fn.cast(blended >> _uint32(_FRACTION_BITS), dtype=types.UINT8)
+
+
+def _uint32(value: int) -> types.ScalarConstant:
+    return types.Constant(value, dtype=types.UINT32)
 
 
 @do_not_convert

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from nvidia.dali import fn, types
@@ -16,9 +16,6 @@ from dali_mix.fn.cutmix import apply_cutmix, draw_cutmix
 from dali_mix.fn.mixup import apply_mixup, draw_mixup
 from dali_mix.fn.params import MixParams
 from dali_mix.fn.targets import soft_targets
-
-# What DALI's own `if` is made of; missing from its type stubs.
-_conditional: Any = fn._conditional  # type: ignore[attr-defined]
 
 BRANCHES: Mapping[str, int] = MappingProxyType({"none": 0, "cutmix": 1, "mixup": 2, "smmix": 3})
 """Names and codes of what can happen to a batch; the order never changes."""
@@ -92,10 +89,14 @@ def random_mix(
     mixed = draw_mixup(images, alpha=mixup_alpha, mode=mode, pairing=pairing, seed=seed)
     params = _select(is_cutmix, is_mixup, cut, mixed)
     targets = soft_targets(labels, params, num_classes=num_classes, smoothing=smoothing)
-    if choices.get("cutmix", 0) > 0:
-        images = _apply_if(is_cutmix, apply_cutmix, images, cut)
-    if choices.get("mixup", 0) > 0:
-        images = _apply_if(is_mixup, apply_mixup, images, mixed)
+    for share, condition, apply, drawn in (
+        (choices.get("cutmix", 0), is_cutmix, apply_cutmix, cut),
+        (choices.get("mixup", 0), is_mixup, apply_mixup, mixed),
+    ):
+        if share >= 1:
+            images = apply(images, drawn)
+        elif share > 0:
+            images = _graph.route(condition, images, drawn, apply, _untouched)
     return MixedBatch(images, targets, labels, branch)
 
 
@@ -121,16 +122,5 @@ def _select(is_cutmix: Node, is_mixup: Node, cut: MixParams, mixed: MixParams) -
     return MixParams(partner, cut.box * cut_int, lam)
 
 
-def _apply_if(condition: Node, apply: Callable[[Node, MixParams], Node], images: Node, params: MixParams) -> Node:
-    """``apply`` to batches for which ``condition`` holds; the others pass untouched and uncopied.
-
-    Written with the operators behind DALI's ``if``, because ``if`` itself works only in pipelines
-    defined with ``enable_conditionals=True``, which a host pipeline may not have set.
-    """
-
-    def taken(node: Node) -> Node:
-        return _conditional.split(node, predicate=condition)[0]
-
-    chosen, rest = _conditional.split(images, predicate=condition)
-    result = apply(chosen, MixParams(*(taken(node) for node in params)))
-    return _conditional.merge(result, rest, predicate=condition)
+def _untouched(images: Node, params: MixParams) -> Node:
+    return images
