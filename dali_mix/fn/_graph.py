@@ -103,14 +103,15 @@ def sample_index(permutation: Node, batch_size: int) -> Node:
     return index
 
 
-def height_width(images: Node) -> Node:
-    """int32 (2,): the height and width in pixels of HWC images."""
-    return images.shape(dtype=types.INT32)[:2]
+def linear(vector: Node, matrix: list[list[int]], shape: list[int], dtype: types.DALIDataType = types.FLOAT) -> Node:
+    """``matrix @ vector`` as one operator, reshaped to ``shape``.
 
-
-def scalar(node: Node) -> Node:
-    """A sample of shape () or (1,) as a scalar, int32."""
-    return fn.cast(fn.reductions.sum(node), dtype=types.INT32)
+    Every operator in a DALI graph costs some tens of microseconds per batch however small its data,
+    and each ``+`` or ``[i]`` is an operator.
+    """
+    flat = [entry for row in matrix for entry in row]
+    row_vector = fn.reshape(vector, shape=[1, -1])
+    return fn.reshape(fn.coord_transform(row_vector, M=flat, dtype=dtype), shape=shape)
 
 
 def route(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 from nvidia.dali import fn, types
+from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
 from dali_mix.fn import _check, _graph
 from dali_mix.fn._graph import Node
-from dali_mix.fn.boxes import box_around, box_between, own_share
+from dali_mix.fn.boxes import box_around, box_between, own_share, size_per_edge
 from dali_mix.fn.params import MixParams, draw_partner, share_draws
 from dali_mix.fn.targets import soft_targets
+
+# Of (y1, x1, y2, x2, H, W): where the two regions of multi_paste begin, and their sizes.
+_ANCHORS = [[0] * 6, [0] * 6, [1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+_SHAPES = [[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1], [-1, 0, 1, 0, 0, 0], [0, -1, 0, 1, 0, 0]]
+_BEHIND = np.eye(6, dtype=int)[[4, 5, 4, 5, 4, 5]].tolist()
 
 
 @do_not_convert
@@ -55,16 +62,27 @@ def draw_cutmix(
     _check.check_seed("seed", seed)
     op = _graph.random_op("cutmix", seed)
     partner = draw_partner(pairing, op)
-    uniform = fn.random.uniform(range=[0.0, 1.0], shape=[5], **op("uniform"))
-    lam = fn.random.beta(alpha=alpha, beta=alpha, shape=[1], **op("beta"))
-    draws = share_draws(fn.cat(uniform, lam), mode)
-    size_px = fn.cast(_graph.height_width(images), dtype=types.FLOAT)
-    if limits is None:
-        box = box_around(size_px, draws[5], draws[0:2])
+    box, lam = draw_box(images, op, alpha, prob, mode, limits)
+    return MixParams(partner, box, lam)
+
+
+def draw_box(
+    images: Node, op: _graph.OpArguments, alpha: float, prob: float, mode: str, minmax: tuple[float, float] | None
+) -> tuple[Node, Node]:
+    """Box and weight of CutMix, without the partner; arguments as for :func:`draw_cutmix`, checked."""
+    size_px = size_per_edge(images)
+    if minmax is None:
+        centre = fn.random.uniform(range=[0.0, 1.0], shape=[2], **op("uniform"))
+        # The distribution is symmetric, so the pasted share is drawn as well as the own one.
+        half_side = dali_math.sqrt(fn.random.beta(alpha=alpha, beta=alpha, shape=[1], **op("beta")) * 0.25)
+        box = box_around(size_px, share_draws(fn.cat(centre, half_side), mode))
     else:
-        box = box_between(size_px, limits, draws[2:4], draws[0:2])
-    box = box * fn.cast(draws[4] < prob, dtype=types.INT32)
-    return MixParams(partner, box, own_share(size_px, box))
+        draws = share_draws(fn.random.uniform(range=[0.0, 1.0], shape=[4], **op("uniform")), mode)
+        box = box_between(size_px, minmax, draws[2:4], draws[0:2])
+    if prob < 1:
+        coin = share_draws(fn.random.uniform(range=[0.0, 1.0], **op("coin")), mode)
+        box = box * fn.cast(coin < prob, dtype=types.INT32)
+    return box, own_share(size_px, box)
 
 
 @do_not_convert
@@ -80,20 +98,24 @@ def apply_cutmix(images: Node, params: MixParams) -> Node:
     """
     _check.check_node("images", images)
     partner_images = fn.permute_batch(images, indices=params.partner)
-    size_px = _graph.height_width(images)
-    corner = params.box[0:2]
-    sides = params.box[2:4] - corner
-    # DALI's GPU backend pastes an empty region over the whole rest of the image; it does no harm
-    # beyond the last pixel.
-    is_empty = fn.cast(sides[0] * sides[1] == 0, dtype=types.INT32)
-    corner = corner + (size_px - corner) * is_empty
-    sides = sides * (1 - is_empty)
-    # Derived from data and not a constant, which would have the whole batch's size inside a branch.
-    origin = corner * 0
+    box_and_size = fn.cat(params.box, images.shape(dtype=types.INT32)[:2])
+    if images.device == "gpu":
+        box_and_size = _without_empty_box(box_and_size)
     # multi_paste wants one (row, column) per input: row 0 is the whole own image, row 1 the box.
-    anchors = fn.stack(origin, corner)
-    shapes = fn.stack(size_px, sides)
+    anchors = _graph.linear(box_and_size, _ANCHORS, [2, 2], types.INT32)
+    shapes = _graph.linear(box_and_size, _SHAPES, [2, 2], types.INT32)
     return fn.multi_paste(images, partner_images, in_anchors=anchors, out_anchors=anchors, shapes=shapes)
+
+
+def _without_empty_box(box_and_size: Node) -> Node:
+    """Move an empty box behind the last pixel.
+
+    DALI's GPU backend pastes an empty region over all that lies below and to the right of it.
+    """
+    height, width = box_and_size[2] - box_and_size[0], box_and_size[3] - box_and_size[1]
+    is_empty = fn.cast(height * width == 0, dtype=types.INT32)
+    behind = _graph.linear(box_and_size, _BEHIND, [6], types.INT32)
+    return box_and_size + (behind - box_and_size) * is_empty
 
 
 @do_not_convert

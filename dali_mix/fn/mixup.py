@@ -47,12 +47,17 @@ def draw_mixup(
     _check.check_seed("seed", seed)
     op = _graph.random_op("mixup", seed)
     partner = draw_partner(pairing, op)
-    coin = fn.random.uniform(range=[0.0, 1.0], shape=[1], **op("uniform"))
-    lam = fn.random.beta(alpha=alpha, beta=alpha, shape=[1], **op("beta"))
-    draws = share_draws(fn.cat(coin, lam), mode)
-    mixes = fn.cast(draws[0] < prob, dtype=types.FLOAT)
     no_box = types.Constant(np.zeros(4, np.int32))
-    return MixParams(partner, no_box, 1.0 - mixes * (1.0 - draws[1]))
+    return MixParams(partner, no_box, draw_weight(op, alpha, prob, mode))
+
+
+def draw_weight(op: _graph.OpArguments, alpha: float, prob: float, mode: str) -> Node:
+    """Weight of Mixup, without the partner; arguments as for :func:`draw_mixup`, checked."""
+    lam = share_draws(fn.random.beta(alpha=alpha, beta=alpha, **op("beta")), mode)
+    if prob < 1:
+        coin = share_draws(fn.random.uniform(range=[0.0, 1.0], **op("coin")), mode)
+        lam = 1.0 - (1.0 - lam) * fn.cast(coin < prob, dtype=types.FLOAT)
+    return lam
 
 
 @do_not_convert

@@ -12,9 +12,9 @@ from nvidia.dali.pipeline import do_not_convert
 
 from dali_mix.fn import _check, _graph
 from dali_mix.fn._graph import Node
-from dali_mix.fn.cutmix import apply_cutmix, draw_cutmix
-from dali_mix.fn.mixup import apply_mixup, draw_mixup
-from dali_mix.fn.params import MixParams
+from dali_mix.fn.cutmix import apply_cutmix, draw_box
+from dali_mix.fn.mixup import apply_mixup, draw_weight
+from dali_mix.fn.params import MixParams, draw_partner
 from dali_mix.fn.targets import soft_targets
 
 BRANCHES: Mapping[str, int] = MappingProxyType({"none": 0, "cutmix": 1, "mixup": 2, "smmix": 3})
@@ -80,46 +80,38 @@ def random_mix(
     _check.check_alpha("mixup_alpha", mixup_alpha)
     _check.check_seed("seed", seed)
     _check.check_seed("branch_seed", branch_seed)
+    _check.check_mode(mode, pairing)
+    limits = _check.check_minmax(minmax)
     branch = _draw_branch(choices, branch_seed)
-    is_cutmix = branch == BRANCHES["cutmix"]
-    is_mixup = branch == BRANCHES["mixup"]
     # Everything is drawn for every batch, outside the branches: draws are cheap, and the streams
     # then do not depend on which branches earlier batches took.
-    cut = draw_cutmix(images, alpha=cutmix_alpha, mode=mode, pairing=pairing, minmax=minmax, seed=seed)
-    mixed = draw_mixup(images, alpha=mixup_alpha, mode=mode, pairing=pairing, seed=seed)
-    params = _select(is_cutmix, is_mixup, cut, mixed)
+    partner = draw_partner(pairing, _graph.random_op("mix", seed))
+    box, cutmix_lam = draw_box(images, _graph.random_op("cutmix", seed), cutmix_alpha, 1.0, mode, limits)
+    mixup_lam = draw_weight(_graph.random_op("mixup", seed), mixup_alpha, 1.0, mode)
+    one = types.Constant(np.array([1], np.float32))[0]
+    lam_of_branch = fn.stack(one, cutmix_lam, mixup_lam, one)  # in the order of BRANCHES
+    params = MixParams(partner, box, lam_of_branch[branch])
     targets = soft_targets(labels, params, num_classes=num_classes, smoothing=smoothing)
-    for share, condition, apply, drawn in (
-        (choices.get("cutmix", 0), is_cutmix, apply_cutmix, cut),
-        (choices.get("mixup", 0), is_mixup, apply_mixup, mixed),
-    ):
+    for name, apply in (("cutmix", apply_cutmix), ("mixup", apply_mixup)):
+        share = choices.get(name, 0)
         if share >= 1:
-            images = apply(images, drawn)
+            images = apply(images, params)
         elif share > 0:
-            images = _graph.route(condition, images, drawn, apply, _untouched)
+            images = _graph.route(branch == BRANCHES[name], images, params, apply, _untouched)
     return MixedBatch(images, targets, labels, branch)
 
 
 def _draw_branch(choices: Mapping[str, float], branch_seed: int | None) -> Node:
+    """int32 (), one for the batch: how many of the branches' upper ends the draw has passed."""
     op = _graph.random_op("branch", branch_seed)
     draw = _graph.share_first(fn.random.uniform(range=[0.0, 1.0], **op("uniform")))
-    branch = types.Constant(np.array([BRANCHES["none"]], np.int32))[0]
-    lower = 0.0
-    for name, code in CHOICES.items():
-        upper = lower + choices.get(name, 0.0)
-        inside = fn.cast((draw >= lower) & (draw < upper), dtype=types.INT32)
-        branch = branch + inside * code
-        lower = upper
-    return branch
-
-
-def _select(is_cutmix: Node, is_mixup: Node, cut: MixParams, mixed: MixParams) -> MixParams:
-    """The parameters of the branch that was taken; weight 1 where nothing is mixed here."""
-    cut_int, mixed_int = (fn.cast(flag, dtype=types.INT32) for flag in (is_cutmix, is_mixup))
-    cut_float, mixed_float = (fn.cast(flag, dtype=types.FLOAT) for flag in (is_cutmix, is_mixup))
-    partner = cut.partner * cut_int + mixed.partner * mixed_int
-    lam = 1.0 - cut_float * (1.0 - cut.lam) - mixed_float * (1.0 - mixed.lam)
-    return MixParams(partner, cut.box * cut_int, lam)
+    shares = {"none": max(0.0, 1.0 - sum(choices.values())), **choices}
+    ends = np.cumsum([shares.get(name, 0.0) for name in BRANCHES])[:-1]
+    # A branch without a share must not be reached through rounding.
+    last = max(code for name, code in BRANCHES.items() if shares.get(name, 0.0) > 0)
+    ends[last:] = np.inf
+    passed = draw >= types.Constant(ends.astype(np.float32))
+    return fn.reductions.sum(fn.cast(passed, dtype=types.INT32), dtype=types.INT32)
 
 
 def _untouched(images: Node, params: MixParams) -> Node:

@@ -6,7 +6,7 @@ import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import do_not_convert
 
-from dali_mix.fn import _check, _graph
+from dali_mix.fn import _check
 from dali_mix.fn._graph import Node
 from dali_mix.fn.params import MixParams
 
@@ -37,7 +37,7 @@ def soft_targets(labels: Node, params: MixParams, *, num_classes: int, smoothing
     own = fn.one_hot(label, num_classes=num_classes, on_value=on, off_value=off)
     other = fn.permute_batch(own, indices=params.partner)
     lam = params.lam.gpu() if labels.device == "gpu" else params.lam
-    return own * lam + other * (1.0 - lam)
+    return other + (own - other) * lam
 
 
 def _checked(labels: Node, num_classes: int) -> Node:
@@ -46,5 +46,5 @@ def _checked(labels: Node, num_classes: int) -> Node:
     if labels.device == "gpu":
         legal = legal.gpu()
         labels = labels.cpu()
-    start = fn.reshape(_graph.scalar(labels), shape=[1])
+    start = fn.reshape(fn.cast(labels, dtype=types.INT32), shape=[1])
     return fn.slice(legal, start=start, shape=[1], axes=[0], out_of_bounds_policy="error")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nvidia.dali import fn, pipeline_def
+from nvidia.dali import fn, pipeline_def, types
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dali_mix import fn as mix
@@ -27,13 +27,13 @@ from dali_mix.data import (
 )
 from dali_mix.tools.bench.timing import interleave, summarise
 
-CHOICES: Mapping[str, dict[str, float]] = {
-    "none": {},
+CHOICES: Mapping[str, dict[str, float] | None] = {
+    "none": None,
     "cutmix": {"cutmix": 1.0},
     "mixup": {"mixup": 1.0},
     "random_mix": {"cutmix": 0.5, "mixup": 0.5},
 }
-"""The alternatives, as ``random_mix`` takes them."""
+"""The alternatives, as ``random_mix`` takes them; None is a pipeline without any operator of ours."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"unit": "img/s", "baseline": "none", "results": results, "seconds": seconds}
 
 
-def _loader(folder: ImageFolder, choices: Mapping[str, float], args: argparse.Namespace) -> MixLoader:
+def _loader(folder: ImageFolder, choices: Mapping[str, float] | None, args: argparse.Namespace) -> MixLoader:
     backend = select_backend(args.device)
     pipeline = _graph(
         folder,
@@ -82,7 +82,12 @@ def _graph(folder, choices, args, decoder):  # type: ignore[no-untyped-def]
     jpegs, labels = read_images(folder, training=True)
     images = random_resized_crop(jpegs, args.img_size, decoder=decoder, interpolation=args.interpolation)
     images = fn.flip(images, horizontal=fn.random.coin_flip())
-    mixed = mix.random_mix(images, labels, num_classes=len(folder.classes), choices=choices, smoothing=0.1)
+    num_classes = len(folder.classes)
+    if choices is None:
+        targets = fn.one_hot(labels, num_classes=num_classes)
+        mixed = mix.MixedBatch(images, targets, labels, fn.cast(fn.squeeze(labels * 0, axes=[0]), dtype=types.INT32))
+    else:
+        mixed = mix.random_mix(images, labels, num_classes=num_classes, choices=choices, smoothing=0.1)
     return normalized_outputs(mixed, {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD})
 
 
