@@ -53,10 +53,9 @@ def cifar_train(
     """The training pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="drop"``.
 
     Args:
-        data: a folder with one sub-folder per class, or the result of scanning one.
         img_size: side of the images in the files, and of the output, in pixels.
         padding: black border, in pixels, from which the random crop is taken.
-        others: see :func:`pipelines.imagenet.imagenet_train`.
+        others: see ``pipelines.imagenet``.
 
     Returns:
         A pipeline, not yet built, with the same outputs as ``imagenet_train``.
@@ -99,9 +98,7 @@ def cifar_val(
 ) -> Pipeline:
     """The validation pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="partial"``.
 
-    Args:
-        data: a folder with one sub-folder per class, or the result of scanning one.
-        others: see :func:`cifar_train`.
+    Args: see ``pipelines.imagenet``.
     """
     folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
     backend = select_backend(device, device_id)

@@ -11,6 +11,22 @@ normalise.  Validation: resize, centre crop, normalise, torchvision's result wit
     loader = MixLoader(imagenet_train(folder, batch_size=256, choices={"cutmix": 0.5, "mixup": 0.5}))
     for images, targets, labels, branch in loader:
         ...
+
+What all pipelines here and in ``pipelines.cifar`` take:
+
+    data: a folder with one sub-folder per class, or the result of scanning one; None, where allowed,
+        makes a graph that is fed from outside, through the inputs "jpegs" and "labels".
+    batch_size: images per batch on this rank.
+    img_size: side of the square images in pixels.
+    num_classes: K; None takes the number of class folders.
+    interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
+    mean, std: for images in [0, 1].
+    half: float16 images instead of float32.
+    device: "gpu" (mixed decoder and GPU operators; DALI's CPU backend where there is no GPU) or "cpu".
+    device_id: the GPU.
+    num_threads: DALI's CPU threads; 4 to 8 per GPU are enough.
+    prefetch_queue_depth: batches prepared ahead.
+    shard_id, num_shards: rank and world size.
 """
 
 from __future__ import annotations
@@ -71,26 +87,14 @@ def imagenet_train(
     """The training pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="drop"``.
 
     Args:
-        data: a folder with one sub-folder per class, or the result of scanning one; None makes a graph that is
-            fed from outside, through the inputs "jpegs" and "labels".
-        batch_size: images per batch on this rank.
-        img_size: side of the square images in pixels.
-        num_classes: K; None takes the number of class folders.
         choices: probability per batch of "cutmix", "mixup" and "smmix"; the rest is left unmixed.
         cutmix_alpha, mixup_alpha: parameters of the Beta distributions.
         smoothing: label smoothing in [0, 1].
         scale, ratio: area and aspect ratio of the random crop.
         hflip: probability of a horizontal flip.
-        interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
-        mean, std: for images in [0, 1].
-        half: float16 images instead of float32.
-        device: "gpu" (mixed decoder and GPU operators; DALI's CPU backend where there is no GPU) or "cpu".
-        device_id: the GPU.
-        num_threads: DALI's CPU threads; 4 to 8 per GPU are enough.
-        prefetch_queue_depth: batches prepared ahead.
-        shard_id, num_shards: rank and world size.
         seed: for crops, flips and mixing; ``shard_id`` is added, so that ranks differ.
         branch_seed: for the shuffle and the choice of the branch; equal on all ranks.
+        others: see the top of this file.
 
     Returns:
         A pipeline, not yet built, with the outputs of ``random_mix``: images float (img_size, img_size, 3),
@@ -98,6 +102,7 @@ def imagenet_train(
     """
     reading = {"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed}
     source, num_classes = _source(data, num_classes, training=True, **reading)
+    mixing = {"num_classes": num_classes, "choices": choices, "smoothing": smoothing, "branch_seed": branch_seed}
     backend = select_backend(device, device_id)
     return _train_graph(
         source,
@@ -105,14 +110,7 @@ def imagenet_train(
         img_size=img_size,
         crop={"scale": scale, "ratio": ratio, "interpolation": interpolation},
         hflip=hflip,
-        mixing={
-            "num_classes": num_classes,
-            "choices": choices,
-            "cutmix_alpha": cutmix_alpha,
-            "mixup_alpha": mixup_alpha,
-            "smoothing": smoothing,
-            "branch_seed": branch_seed,
-        },
+        mixing=mixing | {"cutmix_alpha": cutmix_alpha, "mixup_alpha": mixup_alpha},
         normalization={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,
         num_threads=num_threads,
@@ -144,10 +142,8 @@ def imagenet_val(
     """The validation pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="partial"``.
 
     Args:
-        data: a folder with one sub-folder per class, or the result of scanning one; None makes a graph that is
-            fed from outside, through the inputs "jpegs" and "labels".
         crop_pct: in (0, 1]; the shorter side is resized to ``floor(img_size / crop_pct)``.
-        others: see :func:`imagenet_train`.
+        others: see the top of this file.
 
     Returns:
         A pipeline, not yet built, with the same outputs as ``imagenet_train``; branch is always "none"
