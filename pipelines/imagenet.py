@@ -97,8 +97,7 @@ def imagenet_train(
         others: see the top of this file.
 
     Returns:
-        A pipeline, not yet built, with the outputs of ``random_mix``: images float (img_size, img_size, 3),
-        targets float32 (K,), labels int32 (1,), branch int32 () on the CPU.
+        A pipeline, not yet built, with the outputs of ``normalized_outputs``: images, targets, labels, branch.
     """
     reading = {"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed}
     source, num_classes = _source(data, num_classes, training=True, **reading)
