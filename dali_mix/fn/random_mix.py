@@ -105,11 +105,11 @@ def _draw_branch(choices: Mapping[str, float], branch_seed: int | None) -> Node:
     """int32 (), one for the batch: how many of the branches' upper ends the draw has passed."""
     op = _graph.random_op("branch", branch_seed)
     draw = _graph.share_first(fn.random.uniform(range=[0.0, 1.0], **op("uniform")))
-    shares = {"none": max(0.0, 1.0 - sum(choices.values())), **choices}
-    ends = np.cumsum([shares.get(name, 0.0) for name in BRANCHES])[:-1]
+    rest = 1.0 - sum(choices.values())
+    shares = [rest if rest > 1e-6 else 0.0, *(choices.get(name, 0.0) for name in CHOICES)]
+    ends = np.cumsum(shares)[:-1]
     # A branch without a share must not be reached through rounding.
-    last = max(code for name, code in BRANCHES.items() if shares.get(name, 0.0) > 0)
-    ends[last:] = np.inf
+    ends[np.flatnonzero(shares)[-1] :] = np.inf
     passed = draw >= types.Constant(ends.astype(np.float32))
     return fn.reductions.sum(fn.cast(passed, dtype=types.INT32), dtype=types.INT32)
 

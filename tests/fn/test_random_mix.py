@@ -55,6 +55,13 @@ def test_ranks_share_the_branch_and_nothing_else():
     assert not np.array_equal(first_images, second_images)
 
 
+def test_shares_that_sum_to_one_but_for_rounding_leave_no_batch_out():
+    choices = {"cutmix": 0.1, "mixup": 0.2, "smmix": 0.7}
+    assert sum(choices.values()) != 1
+    runs = run_graph(mixed_by(choices=choices), images_of(2, 4, 4), iterations=200)
+    assert {int(run[3][0]) for run in runs} == {1, 2, 3}
+
+
 @pytest.mark.parametrize("name", ["cutmix", "mixup", "smmix"])
 def test_one_choice_alone(name):
     runs = run_graph(mixed_by(choices={name: 1.0}), images_of(4), iterations=10)
