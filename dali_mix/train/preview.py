@@ -87,7 +87,9 @@ class Preview:
 
     def _keep_smmix(self, batch: Batch, mixture: Mixture) -> None:
         count = min(self._columns, len(batch.labels))
-        originals = self._pixels(batch.images)
+        # Only what is drawn leaves the device: the partners of the first images are the last ones.
+        originals = self._pixels(batch.images[:count])
+        partners = self._pixels(batch.images[-count:].flip(0))
         mixed = self._pixels(mixture.images[:count])
         attention = mixture.attention.float().cpu().numpy()
         names = [self._classes[label] for label in batch.labels.tolist()]
@@ -98,7 +100,7 @@ class Preview:
             target = _window(mixture.windows.target[own], mixture.square)
             source = _window(mixture.windows.source[own], mixture.square)
             own_tile = _outlined(_heated(originals[own], attention[own]), target, grid, _TARGET_COLOUR)
-            partner_tile = _outlined(_heated(originals[partner], attention[partner]), source, grid, _SOURCE_COLOUR)
+            partner_tile = _outlined(_heated(partners[own], attention[partner]), source, grid, _SOURCE_COLOUR)
             seen = _outlined(_tile(mixed[own]), target, grid, _SOURCE_COLOUR)
             rows["own"].append((own_tile, names[own]))
             rows["partner"].append((partner_tile, names[partner]))
