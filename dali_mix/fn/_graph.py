@@ -65,13 +65,18 @@ def batch_size_of(what: str) -> int:
     return int(pipeline.max_batch_size)
 
 
+def constant(value: float, dtype: types.DALIDataType) -> Node:
+    """The same () value for every sample, as a node: many operators take no bare number."""
+    return types.Constant(value, dtype=dtype, shape=[], device="cpu")
+
+
 def share_first(node: Node) -> Node:
     """Give every sample the first sample's value.  Any batch size, full or partial.
 
-    The index must be a node of its own: ``permute_batch`` takes neither ``0`` nor a scalar
-    constant, and a Python list would have to match the size of a partial batch.
+    The index must be a node: ``permute_batch`` does not take ``0``, and a Python list would have to
+    match the size of a partial batch.
     """
-    return fn.permute_batch(node, indices=types.Constant(np.array([0], np.int32))[0])
+    return fn.permute_batch(node, indices=constant(0, types.INT32))
 
 
 def share_in_pairs(node: Node, batch_size: int) -> Node:
@@ -103,21 +108,8 @@ def sample_index(permutation: Node, batch_size: int) -> Node:
     return index
 
 
-def linear(vector: Node, matrix: list[list[int]], shape: list[int], dtype: types.DALIDataType = types.FLOAT) -> Node:
-    """``matrix @ vector`` as one operator, reshaped to ``shape``.
-
-    Every operator in a DALI graph costs some tens of microseconds per batch however small its data,
-    and each ``+`` or ``[i]`` is an operator.
-    """
-    flat = [entry for row in matrix for entry in row]
-    row_vector = fn.reshape(vector, shape=[1, -1])
-    return fn.reshape(fn.coord_transform(row_vector, M=flat, dtype=dtype), shape=shape)
-
-
-def route(
-    condition: Node, images: Node, params: Any, then: Callable[..., Node], otherwise: Callable[..., Node]
-) -> Node:
-    """``then(images, params)`` for samples where ``condition`` holds, ``otherwise(images, params)`` for the rest.
+def route(condition: Node, then: Callable[..., Node], otherwise: Callable[..., Node], *nodes: Node) -> Node:
+    """``then(*nodes)`` for samples where ``condition`` holds, ``otherwise(*nodes)`` for the rest.
 
     Each function sees only its own samples, and costs nothing where there are none.  ``if`` would say
     the same, but works only in pipelines defined with ``enable_conditionals=True``, which a host
@@ -125,12 +117,8 @@ def route(
 
     Args:
         condition: bool (), CPU; must be equal in the whole batch where the functions look at other samples.
-        images: any node.
-        params: a named tuple of nodes.
         then, otherwise: must not use constant nodes, which would have the size of the whole batch.
+        nodes: what the functions take.
     """
-    both = [_conditional.split(node, predicate=condition) for node in (images, *params)]
-    chosen, rest = zip(*both, strict=True)
-    result = then(chosen[0], type(params)(*chosen[1:]))
-    other = otherwise(rest[0], type(params)(*rest[1:]))
-    return _conditional.merge(result, other, predicate=condition)
+    chosen, rest = zip(*(_conditional.split(node, predicate=condition) for node in nodes), strict=True)
+    return _conditional.merge(then(*chosen), otherwise(*rest), predicate=condition)

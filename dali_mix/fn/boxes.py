@@ -5,29 +5,39 @@ Boxes are int32 (4,) = ``y1, x1, y2, x2`` in pixels, half-open.
 
 from __future__ import annotations
 
+import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
-from dali_mix.fn import _graph
 from dali_mix.fn._graph import Node
 
-# Of (y, x, half side), the edges before clipping.
-_EDGES = [[1, 0, -1], [0, 1, -1], [1, 0, 1], [0, 1, 1]]
+_EDGES_OF_SIDE = np.array([[-0.5], [0.5]], np.float32)
 
 
-def size_per_edge(images: Node) -> Node:
-    """float32 (4,) = H, W, H, W of HWC images, in pixels."""
-    height_width = images.shape(dtype=types.FLOAT)[:2]
-    return fn.cat(height_width, height_width)
+def image_size(images: Node) -> Node:
+    """int32 (2,) = H, W of HWC images, in pixels."""
+    return images.shape(dtype=types.INT32)[:2]
 
 
-def box_around(size_px: Node, centre_and_half_side: Node) -> Node:
-    """The paper's box: sides ``size * sqrt(1 - lam)`` around a centre, clipped, then rounded.
+def edges_around(centre: Node, side: Node) -> Node:
+    """The edges of a square, before clipping, all as shares of the image.
 
     Args:
-        size_px: float32 (4,) from :func:`size_per_edge`.
-        centre_and_half_side: float32 (3,), all as shares of the image: y and x of the centre, and half
-            the side, ``sqrt(1 - lam) / 2``.
+        centre: float32 (1, 2), y and x.
+        side: float32 (1, 1).
+
+    Returns:
+        float32 (2, 2): rows are start and end, columns y and x.
+    """
+    return centre + side * types.Constant(_EDGES_OF_SIDE)
+
+
+def box_of_edges(size_px: Node, edges: Node) -> Node:
+    """The paper's box: clipped to the image, then rounded to whole pixels.
+
+    Args:
+        size_px: int32 (2,) from :func:`image_size`.
+        edges: float32 (2, 2) from :func:`edges_around`.
 
     Returns:
         int32 (4,).
@@ -37,15 +47,15 @@ def box_around(size_px: Node, centre_and_half_side: Node) -> Node:
     Differs from clovaai, torchvision v2 and timm up to 1.0.29, which halve the side in whole pixels,
     so that their unclipped boxes have even sides only.
     """
-    edges = _graph.linear(centre_and_half_side, _EDGES, [4])
-    return fn.cast(dali_math.clamp(edges, 0.0, 1.0) * size_px, dtype=types.INT32)  # the cast rounds
+    pixels = fn.cast(dali_math.clamp(edges, 0.0, 1.0) * size_px, dtype=types.INT32)  # the cast rounds
+    return fn.reshape(pixels, shape=[4])
 
 
 def box_between(size_px: Node, minmax: tuple[float, float], side: Node, place: Node) -> Node:
     """A box with independent sides between two shares of the image, wholly inside it.
 
     Args:
-        size_px: float32 (4,) from :func:`size_per_edge`.
+        size_px: int32 (2,) from :func:`image_size`.
         minmax: smallest and largest side, as shares of the image side.
         side: float32 (2,), uniform in [0, 1): picks height and width, both ends included.
         place: float32 (2,), uniform in [0, 1): picks the top-left corner among all that fit.
@@ -56,7 +66,6 @@ def box_between(size_px: Node, minmax: tuple[float, float], side: Node, place: N
     Source: timm 1.0.31 ``timm/data/mixup.py`` ``rand_bbox_minmax`` (``--cutmix-minmax``).
     Differs from it: the largest side can be drawn, and ``min == max`` is legal.
     """
-    size_px = size_px[:2]
     low = dali_math.floor(size_px * minmax[0])
     high = dali_math.floor(size_px * minmax[1])
     length = low + dali_math.floor(side * (high - low + 1.0))
@@ -64,8 +73,12 @@ def box_between(size_px: Node, minmax: tuple[float, float], side: Node, place: N
     return fn.cast(fn.cat(start, start + length), dtype=types.INT32)
 
 
+def box_sides(box: Node) -> Node:
+    """int32 (2,): height and width of a box, in pixels."""
+    return box[2:4] - box[0:2]
+
+
 def own_share(size_px: Node, box: Node) -> Node:
     """float32 (): the share of the image outside the box, ``1 - area / (H * W)``."""
-    edges = box / size_px
-    sides = edges[2:4] - edges[0:2]
+    sides = box_sides(box) / size_px
     return 1.0 - sides[0] * sides[1]

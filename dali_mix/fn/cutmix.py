@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
 from dali_mix.fn import _check, _graph
 from dali_mix.fn._graph import Node
-from dali_mix.fn.boxes import box_around, box_between, own_share, size_per_edge
+from dali_mix.fn.boxes import box_between, box_of_edges, box_sides, edges_around, image_size, own_share
 from dali_mix.fn.params import MixParams, draw_partner, share_draws
 from dali_mix.fn.targets import soft_targets
-
-# Of (y1, x1, y2, x2, H, W): where the two regions of multi_paste begin, and their sizes.
-_ANCHORS = [[0] * 6, [0] * 6, [1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
-_SHAPES = [[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1], [-1, 0, 1, 0, 0, 0], [0, -1, 0, 1, 0, 0]]
-_BEHIND = np.eye(6, dtype=int)[[4, 5, 4, 5, 4, 5]].tolist()
 
 
 @do_not_convert
@@ -70,12 +64,12 @@ def draw_box(
     images: Node, op: _graph.OpArguments, alpha: float, prob: float, mode: str, minmax: tuple[float, float] | None
 ) -> tuple[Node, Node]:
     """Box and weight of CutMix, without the partner; arguments as for :func:`draw_cutmix`, checked."""
-    size_px = size_per_edge(images)
+    size_px = image_size(images)
     if minmax is None:
-        centre = fn.random.uniform(range=[0.0, 1.0], shape=[2], **op("uniform"))
+        centre = fn.random.uniform(range=[0.0, 1.0], shape=[1, 2], **op("uniform"))
         # The distribution is symmetric, so the pasted share is drawn as well as the own one.
-        half_side = dali_math.sqrt(fn.random.beta(alpha=alpha, beta=alpha, shape=[1], **op("beta")) * 0.25)
-        box = box_around(size_px, share_draws(fn.cat(centre, half_side), mode))
+        side = dali_math.sqrt(fn.random.beta(alpha=alpha, beta=alpha, shape=[1, 1], **op("beta")))
+        box = box_of_edges(size_px, share_draws(edges_around(centre, side), mode))
     else:
         draws = share_draws(fn.random.uniform(range=[0.0, 1.0], shape=[4], **op("uniform")), mode)
         box = box_between(size_px, minmax, draws[2:4], draws[0:2])
@@ -98,24 +92,23 @@ def apply_cutmix(images: Node, params: MixParams) -> Node:
     """
     _check.check_node("images", images)
     partner_images = fn.permute_batch(images, indices=params.partner)
-    box_and_size = fn.cat(params.box, images.shape(dtype=types.INT32)[:2])
+    size = image_size(images)
+    start, sides = params.box[0:2], box_sides(params.box)
     if images.device == "gpu":
-        box_and_size = _without_empty_box(box_and_size)
+        start, sides = _without_empty_box(size, start, sides)
     # multi_paste wants one (row, column) per input: row 0 is the whole own image, row 1 the box.
-    anchors = _graph.linear(box_and_size, _ANCHORS, [2, 2], types.INT32)
-    shapes = _graph.linear(box_and_size, _SHAPES, [2, 2], types.INT32)
+    anchors = fn.stack(start * 0, start)
+    shapes = fn.stack(size, sides)
     return fn.multi_paste(images, partner_images, in_anchors=anchors, out_anchors=anchors, shapes=shapes)
 
 
-def _without_empty_box(box_and_size: Node) -> Node:
+def _without_empty_box(size: Node, start: Node, sides: Node) -> tuple[Node, Node]:
     """Move an empty box behind the last pixel.
 
     DALI's GPU backend pastes an empty region over all that lies below and to the right of it.
     """
-    height, width = box_and_size[2] - box_and_size[0], box_and_size[3] - box_and_size[1]
-    is_empty = fn.cast(height * width == 0, dtype=types.INT32)
-    behind = _graph.linear(box_and_size, _BEHIND, [6], types.INT32)
-    return box_and_size + (behind - box_and_size) * is_empty
+    is_empty = fn.cast(fn.reductions.min(sides) == 0, dtype=types.INT32)
+    return start + (size - start) * is_empty, sides * (1 - is_empty)
 
 
 @do_not_convert

@@ -74,26 +74,26 @@ def apply_mixup(images: Node, params: MixParams) -> Node:
     """
     _check.check_node("images", images)
     if images.device == "gpu":
-        return _blend_in_float(images, params._replace(lam=params.lam.gpu()))
+        return _blend_in_float(images, params.partner, params.lam.gpu())
     # The type of the images is known only when the pipeline runs.  Casts saturate, which tells uint8.
     is_uint8 = fn.cast_like(params.lam * 0.0 + 300.0, images) == 255
-    return _graph.route(is_uint8, images, params, _blend_in_fixed_point, _blend_in_float)
+    return _graph.route(is_uint8, _blend_in_fixed_point, _blend_in_float, images, params.partner, params.lam)
 
 
-def _blend_in_float(images: Node, params: MixParams) -> Node:
-    partner_images = fn.permute_batch(images, indices=params.partner)
-    return fn.cast_like(images * params.lam + partner_images * (1.0 - params.lam), images)
+def _blend_in_float(images: Node, partner: Node, lam: Node) -> Node:
+    partner_images = fn.permute_batch(images, indices=partner)
+    return fn.cast_like(images * lam + partner_images * (1.0 - lam), images)
 
 
-def _blend_in_fixed_point(images: Node, params: MixParams) -> Node:
+def _blend_in_fixed_point(images: Node, partner: Node, lam: Node) -> Node:
     """For uint8 on the CPU, where DALI's conversion from float to uint8 would cost more than the blending.
 
     Weights in units of 2^-24, the resolution of float32, fill 32 bits: 255 * 2^24 + 2^23 < 2^32.
     """
-    partner_images = fn.permute_batch(images, indices=params.partner)
-    own = fn.cast(params.lam * float(_ONE), dtype=types.UINT32)
+    partner_images = fn.permute_batch(images, indices=partner)
+    own = fn.cast(lam * float(_ONE), dtype=types.UINT32)
     # Derived from data: a constant node would have the whole batch's size inside a branch.
-    total = own * 0 + _uint32(_ONE)
+    total = own * _uint32(0) + _uint32(_ONE)
     blended = images * own + partner_images * (total - own) + _uint32(_ONE // 2)
     return fn.cast(blended >> _uint32(_FRACTION_BITS), dtype=types.UINT8)
 

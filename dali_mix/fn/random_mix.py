@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -82,37 +82,71 @@ def random_mix(
     _check.check_seed("branch_seed", branch_seed)
     _check.check_mode(mode, pairing)
     limits = _check.check_minmax(minmax)
-    branch = _draw_branch(choices, branch_seed)
-    # Everything is drawn for every batch, outside the branches: draws are cheap, and the streams
-    # then do not depend on which branches earlier batches took.
+    shares = _shares_of_branches(choices)
+    branch = _draw_branch(shares, branch_seed)
+    # What a branch needs is drawn for every batch, outside the branches, so that the streams do not
+    # depend on which branches earlier batches took.
     partner = draw_partner(pairing, _graph.random_op("mix", seed))
-    box, cutmix_lam = draw_box(images, _graph.random_op("cutmix", seed), cutmix_alpha, 1.0, mode, limits)
-    mixup_lam = draw_weight(_graph.random_op("mixup", seed), mixup_alpha, 1.0, mode)
-    one = types.Constant(np.array([1], np.float32))[0]
-    lam_of_branch = fn.stack(one, cutmix_lam, mixup_lam, one)  # in the order of BRANCHES
-    params = MixParams(partner, box, lam_of_branch[branch])
+    box = types.Constant(np.zeros(4, np.int32))
+    lam = dict.fromkeys(shares, _graph.constant(1, types.FLOAT))
+    if "cutmix" in shares:
+        box, lam["cutmix"] = draw_box(images, _graph.random_op("cutmix", seed), cutmix_alpha, 1.0, mode, limits)
+    if "mixup" in shares:
+        lam["mixup"] = draw_weight(_graph.random_op("mixup", seed), mixup_alpha, 1.0, mode)
+    params = MixParams(partner, box, _of_branch(lam, branch))
     targets = soft_targets(labels, params, num_classes=num_classes, smoothing=smoothing)
     for name, apply in (("cutmix", apply_cutmix), ("mixup", apply_mixup)):
-        share = choices.get(name, 0)
-        if share >= 1:
-            images = apply(images, params)
-        elif share > 0:
-            images = _graph.route(branch == BRANCHES[name], images, params, apply, _untouched)
+        if name in shares:
+            images = _in_branch(name, shares, branch, apply, images, params)
     return MixedBatch(images, targets, labels, branch)
 
 
-def _draw_branch(choices: Mapping[str, float], branch_seed: int | None) -> Node:
-    """int32 (), one for the batch: how many of the branches' upper ends the draw has passed."""
+def _shares_of_branches(choices: Mapping[str, float]) -> dict[str, float]:
+    """Probability of every branch that can happen, in the order of ``BRANCHES``; sums to 1 but for rounding."""
+    rest = 1.0 - sum(choices.values())
+    every = {"none": rest if rest > 1e-6 else 0.0, **{name: choices.get(name, 0.0) for name in CHOICES}}
+    return {name: share for name, share in every.items() if share > 0}
+
+
+def _draw_branch(shares: Mapping[str, float], branch_seed: int | None) -> Node:
+    """int32 (), one for the batch: the code of the branch whose stretch of [0, 1) the draw falls into."""
+    codes = [BRANCHES[name] for name in shares]
+    branch = _graph.constant(codes[0], types.INT32)
+    if len(codes) == 1:
+        return branch
     op = _graph.random_op("branch", branch_seed)
     draw = _graph.share_first(fn.random.uniform(range=[0.0, 1.0], **op("uniform")))
-    rest = 1.0 - sum(choices.values())
-    shares = [rest if rest > 1e-6 else 0.0, *(choices.get(name, 0.0) for name in CHOICES)]
-    ends = np.cumsum(shares)[:-1]
-    # A branch without a share must not be reached through rounding.
-    ends[np.flatnonzero(shares)[-1] :] = np.inf
-    passed = draw >= types.Constant(ends.astype(np.float32))
-    return fn.reductions.sum(fn.cast(passed, dtype=types.INT32), dtype=types.INT32)
+    ends = np.cumsum(list(shares.values()))
+    for end, code, before in zip(ends, codes[1:], codes, strict=False):
+        branch += fn.cast(draw >= float(end), dtype=types.INT32) * (code - before)
+    return branch
 
 
-def _untouched(images: Node, params: MixParams) -> Node:
+def _of_branch(values: Mapping[str, Node], branch: Node) -> Node:
+    """The value of the branch that was drawn."""
+    if len(values) == 1:
+        return next(iter(values.values()))
+    unused = next(iter(values.values()))
+    return fn.stack(*(values.get(name, unused) for name in BRANCHES))[branch]
+
+
+def _in_branch(
+    name: str,
+    shares: Mapping[str, float],
+    branch: Node,
+    apply: Callable[[Node, MixParams], Node],
+    images: Node,
+    params: MixParams,
+) -> Node:
+    """Apply a method to the batches of its branch; the others pass untouched."""
+    if len(shares) == 1:
+        return apply(images, params)
+
+    def mix(images: Node, *params: Node) -> Node:
+        return apply(images, MixParams(*params))
+
+    return _graph.route(branch == BRANCHES[name], mix, _untouched, images, *params)
+
+
+def _untouched(images: Node, *params: Node) -> Node:
     return images

@@ -32,19 +32,16 @@ def soft_targets(labels: Node, params: MixParams, *, num_classes: int, smoothing
     _check.check_num_classes(num_classes)
     _check.check_probability("smoothing", smoothing)
     off = smoothing / num_classes
-    on = 1.0 - smoothing + off
-    label = _checked(labels, num_classes)
-    own = fn.one_hot(label, num_classes=num_classes, on_value=on, off_value=off)
+    own = _one_hot(labels, num_classes, on=1.0 - smoothing + off, off=off)
     other = fn.permute_batch(own, indices=params.partner)
-    lam = params.lam.gpu() if labels.device == "gpu" else params.lam
-    return other + (own - other) * lam
+    targets = other + (own - other) * params.lam
+    return targets.gpu() if labels.device == "gpu" else targets
 
 
-def _checked(labels: Node, num_classes: int) -> Node:
-    """The label, int32 (1,); looked up in a list of all labels, so that an illegal one raises."""
-    legal = types.Constant(np.arange(num_classes, dtype=np.int32))
-    if labels.device == "gpu":
-        legal = legal.gpu()
-        labels = labels.cpu()
-    start = fn.reshape(fn.cast(labels, dtype=types.INT32), shape=[1])
-    return fn.slice(legal, start=start, shape=[1], axes=[0], out_of_bounds_policy="error")
+def _one_hot(labels: Node, num_classes: int, on: float, off: float) -> Node:
+    """float32 (K,), CPU: K neighbours of a row of 2K-1 whose middle is ``on``; an illegal label would leave the row."""
+    row = np.full(2 * num_classes - 1, off, np.float32)
+    row[num_classes - 1] = on
+    label = fn.cast(labels.cpu() if labels.device == "gpu" else labels, dtype=types.INT32)
+    start = num_classes - 1 - fn.reshape(label, shape=[1])
+    return fn.slice(types.Constant(row), start=start, shape=[num_classes], axes=[0], out_of_bounds_policy="error")
