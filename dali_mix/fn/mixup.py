@@ -91,11 +91,20 @@ def _blend_in_fixed_point(images: Node, partner: Node, lam: Node) -> Node:
     Weights in units of 2^-24, the resolution of float32, fill 32 bits: 255 * 2^24 + 2^23 < 2^32.
     """
     partner_images = fn.permute_batch(images, indices=partner)
+    own, other = fixed_point_weights(lam)
+    blended = images * own + partner_images * other + _uint32(_ONE // 2)
+    return fn.cast(blended >> _uint32(_FRACTION_BITS), dtype=types.UINT8)
+
+
+def fixed_point_weights(lam: Node) -> tuple[Node, Node]:
+    """uint32 (), twice: weights of the own image and of the partner's, which sum to 2^24.
+
+    uint32 throughout: next to a plain Python number DALI would go on in int64, and so with every pixel.
+    """
     own = fn.cast(lam * float(_ONE), dtype=types.UINT32)
     # Derived from data: a constant node would have the whole batch's size inside a branch.
     total = own * _uint32(0) + _uint32(_ONE)
-    blended = images * own + partner_images * (total - own) + _uint32(_ONE // 2)
-    return fn.cast(blended >> _uint32(_FRACTION_BITS), dtype=types.UINT8)
+    return own, total - own
 
 
 def _uint32(value: int) -> types.ScalarConstant:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dali_mix import fn as mix
+from dali_mix.fn.mixup import fixed_point_weights
 from tests import oracle
 from tests.graphs import images_of, run_graph
 
@@ -46,3 +47,14 @@ def test_alpha_is_the_betas():
     # n = 6,400; both tolerances are five standard errors.
     assert lam.mean() == pytest.approx(0.5, abs=0.02)
     assert lam.var() == pytest.approx(1 / (4 * 2.6), abs=0.005)
+
+
+def test_pixels_are_not_blended_in_64_bits():
+    """Weights of another type than uint32 would widen every pixel, which costs half as much again."""
+
+    def graph(images, labels):
+        return fixed_point_weights(mix.draw_mixup(images, mode="elem").lam)
+
+    ((own, other),) = run_graph(graph, images_of(8))
+    assert own.dtype == other.dtype == np.uint32
+    assert (own + other == 1 << 24).all()
