@@ -44,8 +44,9 @@ def imports_of(path):
     [
         ("dali_mix/fn", ["dali_mix.fn"]),
         ("dali_mix/data", ["dali_mix.data", "dali_mix.fn", "dali_mix.errors"]),
-        ("dali_mix/smmix", ["dali_mix.smmix", "dali_mix.errors"]),
-        ("dali_mix/train", ["dali_mix.train", "dali_mix.data", "dali_mix.smmix", "dali_mix.errors"]),
+        ("dali_mix/smmix", ["dali_mix.smmix", "dali_mix.models", "dali_mix.errors"]),
+        ("dali_mix/models", ["dali_mix.models"]),
+        ("dali_mix/train", ["dali_mix.train", "dali_mix.data", "dali_mix.smmix", "dali_mix.models", "dali_mix.errors"]),
         ("pipelines", ["dali_mix"]),
     ],
 )

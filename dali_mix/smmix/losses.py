@@ -41,7 +41,7 @@ def fine_grained_loss(
     return 0.5 * (soft_cross_entropy(outside_logits, own) + soft_cross_entropy(inside_logits, partner))
 
 
-def consistency_loss(logits: Tensor, unmixed_logits: Tensor, lam: float) -> Tensor:
+def consistency_loss(logits: Tensor, unmixed_logits: Tensor, lam: float | Tensor) -> Tensor:
     """KL divergence of the mixed images' prediction from the mixture of the unmixed logits.
 
     Logits are mixed before the softmax, without temperature; the unmixed ones get no gradient.

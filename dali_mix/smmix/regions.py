@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,33 +24,46 @@ class Windows(NamedTuple):
     source: Tensor
 
 
-def find_windows(attention: Tensor, square: int) -> Windows:
+def find_windows(attention: Tensor, square: int | Tensor) -> Windows:
     """The k x k windows with the least and the most attention; ties go to the first in row order.
 
     The partner of sample i is sample B-1-i.
 
     Args:
         attention: float (B, h, w), what each token receives; any scale.
-        square: k, in [1, min(h, w)].
+        square: k, in [1, min(h, w)]; an int64 () tensor is not checked, since that would wait for the device.
 
     Raises:
         ValueError: if the window does not fit the grid.
+
+    Every shape is the same for all k, so that nothing is compiled anew when k changes.
     """
     _, h, w = attention.shape
-    if not 1 <= square <= min(h, w):
+    if isinstance(square, int) and not 1 <= square <= min(h, w):
         raise ValueError(f"square must lie in [1, {min(h, w)}] for an attention grid of {h} x {w}, got {square}")
-    # A mean over equal windows orders like their sum, and adds the same numbers in the same order
-    # for every window, so that equal windows tie exactly; running sums would not.
-    scores = F.avg_pool2d(attention.float()[:, None], square, stride=1)
-    columns = scores.shape[-1]
-    scores = scores.flatten(1)
-    least, most = scores.argmin(1), scores.argmax(1)
-    target = torch.stack((least // columns, least % columns), 1)
-    source = torch.stack((most // columns, most % columns), 1).flip(0)
+    in_rows, fits_h = _spans(h, square, attention.device)
+    in_columns, fits_w = _spans(w, square, attention.device)
+    # In float64 sums of some hundred float32 values are exact, so that equal windows tie exactly
+    # whatever the order of the additions.
+    scores = in_rows.double() @ attention.double() @ in_columns.double().T
+    fits = fits_h[:, None] & fits_w
+    least = scores.masked_fill(~fits, torch.inf).flatten(1).argmin(1)
+    most = scores.masked_fill(~fits, -torch.inf).flatten(1).argmax(1)
+    target = torch.stack((least // w, least % w), 1)
+    source = torch.stack((most // w, most % w), 1).flip(0)
     return Windows(target, source)
 
 
-def move_windows(images: Tensor, windows: Windows, square: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _spans(length: int, size: int | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Bool (length, length), whether token t lies in the span that starts at row i; and (length,), whether it fits."""
+    token = torch.arange(length, device=device)
+    start = token[:, None]
+    return (token >= start) & (token < start + size), token + size <= length
+
+
+def move_windows(
+    images: Tensor, windows: Windows, square: int | Tensor, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Move each partner's source window onto the sample's target window, aligned to the tokens.
 
     Args:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError
-from dali_mix.smmix.attention import VitAdapter
+from dali_mix.smmix.families import adapter_for
 from dali_mix.smmix.losses import consistency_loss, fine_grained_loss, smoothed_one_hot, soft_cross_entropy
 from dali_mix.smmix.regions import Windows, find_windows, move_windows, own_share
 
@@ -63,7 +63,8 @@ class SMMix(nn.Module):
     """Probe the unmixed batch, mix by attention, train on the mixture.
 
     Args:
-        model: the timm VisionTransformer under training, with a classifier of ``num_classes``.
+        model: the model under training, of a family in ``dali_mix.smmix.families``, with ``num_classes``
+            classes.
         num_classes: K.
         min_side, max_side: the window's side k is drawn from ``int(side * min_side)`` to
             ``int(side * max_side)``, both included, of the token grid's shorter side.
@@ -71,6 +72,8 @@ class SMMix(nn.Module):
         token_head: "independent" gives the tokens a linear classifier of their own (the authors'
             choice), "shared" uses the model's.
         weights: of the classification, fine-grained and consistency loss.
+        probe_precision: "autocast" runs the probe as the step runs, "float32" without autocast, as the
+            authors do.
 
     Raises:
         ConfigError: for a model it cannot serve, or arguments outside these ranges.
@@ -78,8 +81,13 @@ class SMMix(nn.Module):
     The token head belongs to the stage: ``model.state_dict()`` stays a plain timm state, and the
     head is ``stage.token_head`` (None when shared), to be given to the optimizer.
 
+    ``torch.compile(stage)`` compiles the training forward and the losses, once for all k; the probe runs
+    eagerly.  With gradient accumulation call the stage once per micro-batch: pairs lie within a call.
+
     Differs from ChenMnZ/SMMix @14b1edc: k can be given, so that all ranks use one; the probe runs
-    under the caller's autocast instead of in fp32; every module's train or eval mode is restored to
+    under the caller's autocast unless told otherwise; a batch may be odd, its middle sample is then
+    mixed with itself (its own most attended window on its own least attended one); every module's train
+    or eval mode is restored to
     what it was instead of ``.train()``.
     """
 
@@ -93,6 +101,7 @@ class SMMix(nn.Module):
         smoothing: float = 0.1,
         token_head: str = "independent",
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        probe_precision: str = "autocast",
     ) -> None:
         super().__init__()
         if not 0 < min_side <= max_side < 1:
@@ -103,7 +112,9 @@ class SMMix(nn.Module):
             raise ConfigError(f"token_head must be 'independent' or 'shared', got {token_head!r}")
         if len(weights) != 3 or min(weights) < 0:
             raise ConfigError(f"weights must be three numbers >= 0, got {weights!r}")
-        self._adapter = VitAdapter(model)
+        if probe_precision not in ("autocast", "float32"):
+            raise ConfigError(f"probe_precision must be 'autocast' or 'float32', got {probe_precision!r}")
+        self._adapter = adapter_for(model)
         if getattr(model, "num_classes", num_classes) != num_classes:
             raise ConfigError(f"the model has {model.num_classes} classes, the stage was asked for {num_classes}")
         self.model = model
@@ -111,6 +122,7 @@ class SMMix(nn.Module):
         self.min_side, self.max_side = min_side, max_side
         self.smoothing = smoothing
         self.weights = tuple(weights)
+        self.probe_precision = probe_precision
         self.token_head = self._make_token_head() if token_head == "independent" else None
 
     def _make_token_head(self) -> nn.Linear:
@@ -140,6 +152,8 @@ class SMMix(nn.Module):
         sides = self.sides(grid)
         return int(torch.randint(sides.start, sides.stop, (), generator=generator))
 
+    # Not compiled: its hooks and the switch of modes would break the graph, and be guarded, at every module.
+    @torch.compiler.disable
     @torch.no_grad()
     def probe(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the unmixed batch with the current weights, in eval mode and without gradient.
@@ -149,22 +163,29 @@ class SMMix(nn.Module):
 
         Returns:
             logits (B, K), and attention float32 (B, h, w): what each patch receives in the last
-            block, averaged over heads and image-token queries, not renormalised.
+            attention, averaged over heads and image-token queries, not renormalised.
         """
         h, w = self.grid(images.shape[-2:])
-        with _eval_mode(self.model), self._adapter.recorded() as received:
-            logits = self.model(images)
+        with _eval_mode(self.model), self._probe_autocast(images.device.type):
+            logits, received = self._adapter.logits_and_received(images)
         # Under autocast this forward has cached half-precision weights that carry no gradient; the
         # next one must not use them.
         torch.clear_autocast_cache()
-        return logits, received[-1].reshape(-1, h, w)
+        return logits, received.reshape(-1, h, w)
 
+    def _probe_autocast(self, device_type: str) -> AbstractContextManager:
+        return torch.autocast(device_type, enabled=False) if self.probe_precision == "float32" else nullcontext()
+
+    @torch.compiler.disable
     def mix(self, images: Tensor, square: int | None = None) -> Mixture:
         """Probe a batch and mix it: what :meth:`forward` then trains on.
 
         Args:
             images: (B, 3, H, W), normalised, unmixed.
             square: k; None draws one.
+
+        Raises:
+            ValueError: if the window does not fit the grid.
         """
         grid = self.grid(images.shape[-2:])
         square = self.draw_square(grid) if square is None else square
@@ -173,6 +194,8 @@ class SMMix(nn.Module):
         mixed, source_mask = move_windows(images, windows, square, grid)
         return Mixture(mixed, source_mask, own_share(square, grid), square, unmixed_logits, attention, windows)
 
+    # Only what it calls is compiled: a graph would be specialised for k, which is a number here.
+    @torch.compiler.disable(recursive=False)
     def forward(self, images: Tensor, labels: Tensor, square: int | None = None) -> SMMixOutput:
         """One SMMix step on an unmixed batch.
 
@@ -183,17 +206,23 @@ class SMMix(nn.Module):
                 the same k on every rank.
         """
         mixture = self.mix(images, square)
-        lam = mixture.lam
+        # As a tensor, filled on the device: a number would be part of a compiled graph, a copy would wait.
+        lam = torch.full((), mixture.lam, device=images.device)
+        losses, logits = self._losses(mixture.images, labels, mixture.source_mask, mixture.unmixed_logits, lam)
+        loss = torch.stack([weight * part for weight, part in zip(self.weights, losses, strict=True)]).sum()
+        return SMMixOutput(loss, *losses, logits, mixture.images, mixture.source_mask, mixture.lam)
+
+    def _losses(
+        self, mixed: Tensor, labels: Tensor, source_mask: Tensor, unmixed_logits: Tensor, lam: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Classification, fine-grained and consistency loss of the mixed images, and their logits."""
         own = smoothed_one_hot(labels, self.num_classes, self.smoothing)
         partner = own.flip(0)
-        logits, tokens = self._adapter.logits_and_tokens(mixture.images)
+        logits, tokens = self._adapter.logits_and_tokens(mixed)
         head: Callable[[Tensor], Tensor] = self._adapter.classify if self.token_head is None else self.token_head
         classification = soft_cross_entropy(logits, lam * own + (1.0 - lam) * partner)
-        fine_grained = fine_grained_loss(tokens, mixture.source_mask, head, own, partner)
-        consistency = consistency_loss(logits, mixture.unmixed_logits, lam)
-        losses = (classification, fine_grained, consistency)
-        loss = torch.stack([weight * part for weight, part in zip(self.weights, losses, strict=True)]).sum()
-        return SMMixOutput(loss, *losses, logits, mixture.images, mixture.source_mask, lam)
+        fine_grained = fine_grained_loss(tokens, source_mask, head, own, partner)
+        return (classification, fine_grained, consistency_loss(logits, unmixed_logits, lam)), logits
 
 
 @contextmanager

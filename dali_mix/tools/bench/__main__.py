@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dali_mix.errors import ConfigError, DataError
-from dali_mix.tools.bench import loader
+from dali_mix.tools.bench import loader, step
 from dali_mix.tools.bench.report import environment, format_table
 
-BENCHMARKS = {"loader": loader}
+BENCHMARKS = {"loader": loader, "step": step}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(command)
         command.add_argument("--json", type=Path, metavar="FILE", help="also write every figure here")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         result = BENCHMARKS[args.name].run(args)
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
         record = {"benchmark": args.name, "settings": settings, "environment": environment(), **result}
@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     print(format_table(record))
+    if "parts" in record:
+        print(step.format_details(record))
     return 0
 
 
