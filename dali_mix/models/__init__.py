@@ -1,4 +1,4 @@
-"""Architectures that timm lacks, registered so that ``timm.create_model`` finds them once this is imported."""
+"""Models that timm lacks; importing this package makes them known to ``timm.create_model``."""
 
 from dali_mix.models.pvt import PyramidVisionTransformer as PyramidVisionTransformer
 from dali_mix.models.pvt import pvt_large as pvt_large

@@ -1,114 +1,180 @@
-"""Pyramid Vision Transformer, version 1 (Wang et al., ICCV 2021, arXiv 2102.12122).
+"""PVT v1, the Pyramid Vision Transformer, with timm's interface.
 
-timm has version 2 only.  Parameter names and shapes are those of the authors' classification models
-(whai362/PVT ``classification/pvt.py``), so that their checkpoints load.
+Four stages on ever coarser grids; all but the last attend to a shrunken set of keys and values, and
+the class token joins in the last.  Names and shapes of the parameters are those of the authors'
+classification models, so that their checkpoints load as they are.
 
-Shapes: B batch, N tokens, D width, h/w token grid, K classes.
+Shapes: B batch, N tokens of a stage, M tokens that are attended to, A heads, D width of a stage,
+h/w its grid, K classes.
+Source: Wang et al., ICCV 2021, arXiv 2102.12122; behaviour checked against whai362/PVT @57e2dfa,
+``classification/pvt.py``, and ChenMnZ/SMMix @14b1edc, ``pvt.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, to_2tuple, trunc_normal_
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates, resample_abs_pos_embed, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-_NORM = partial(nn.LayerNorm, eps=1e-6)
-_STRIDES = (4, 2, 2, 2)
+STAGES = 4
+_PATCHES = (4, 2, 2, 2)  # side of a stage's patches, in cells of the grid before it
+_STRIDE = math.prod(_PATCHES)
+_EPS = 1e-6  # of the norms around attention and MLP; those in embeddings and reductions keep torch's 1e-5
 
 
 class Attention(nn.Module):
-    """Attention of every token to a grid of keys that is ``sr_ratio`` times coarser.
+    """Multi-head attention whose keys and values may come from a coarser grid.
 
     Args:
         dim: D.
-        num_heads: divides D.
-        sr_ratio: 1 attends to every token.
-        proj_drop: dropout after the projection.
+        num_heads: A.
+        proj_drop: dropout after the output projection.
+        sr_ratio: by how much each side of the grid shrinks for keys and values; above 1 every token
+            must be an image token.
+
+    Fields:
+        sr, norm: the reduction, None without one.
+
+    Raises:
+        ValueError: if the heads do not divide D.
     """
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1, proj_drop: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, proj_drop: float = 0.0, sr_ratio: int = 1) -> None:
         super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads {num_heads} must divide embed_dim {dim}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.scale = self.head_dim**-0.5
         self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, dim * 2)
+        self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
-        self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio) if sr_ratio > 1 else None
+        self.sr = nn.Conv2d(dim, dim, kernel_size=sr_ratio, stride=sr_ratio) if sr_ratio > 1 else None
         self.norm = nn.LayerNorm(dim) if sr_ratio > 1 else None
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
-        batch, tokens, width = x.shape
+        """(B, N, D) for tokens (B, N, D) of a grid (h, w)."""
+        batch, tokens, dim = x.shape
         q = self.q(x).reshape(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2)
-        if self.sr is not None and self.norm is not None:
-            x = self.sr(x.transpose(1, 2).reshape(batch, width, *grid)).flatten(2).transpose(1, 2)
-            x = self.norm(x)
-        k, v = self.kv(x).reshape(batch, -1, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, width)))
+        kv = self.kv(self._reduced(x, grid)).reshape(batch, -1, 2, self.num_heads, self.head_dim)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(batch, tokens, dim)))
+
+    def _reduced(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, M, D): what keys and values are made from."""
+        if self.sr is None or self.norm is None:
+            return x
+        image = x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *grid)
+        return self.norm(self.sr(image).flatten(2).transpose(1, 2))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a norm, with stochastic depth; arguments as for :class:`Attention`."""
+    """Attention and MLP, each normed before and added to what it read.
+
+    Args:
+        dim: D.
+        num_heads: A.
+        mlp_ratio: width of the MLP's hidden layer, in D.
+        drop: dropout after the attention's projection and in the MLP.
+        drop_path: probability that a branch is skipped for a sample.
+        sr_ratio: see :class:`Attention`.
+    """
 
     def __init__(
-        self, dim: int, num_heads: int, sr_ratio: int, mlp_ratio: float, proj_drop: float, drop_path: float
+        self, dim: int, num_heads: int, mlp_ratio: float, drop: float = 0.0, drop_path: float = 0.0, sr_ratio: int = 1
     ) -> None:
         super().__init__()
-        self.norm1 = _NORM(dim)
-        self.attn = Attention(dim, num_heads, sr_ratio, proj_drop)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = _NORM(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
+        self.norm1 = nn.LayerNorm(dim, eps=_EPS)
+        self.attn = Attention(dim, num_heads, proj_drop=drop, sr_ratio=sr_ratio)
+        self.norm2 = nn.LayerNorm(dim, eps=_EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=drop)
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, N, D) to (B, N, D)."""
+        """(B, N, D) for tokens (B, N, D) of a grid (h, w)."""
         x = x + self.drop_path(self.attn(self.norm1(x), grid))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class PatchEmbed(nn.Module):
-    """Patches of a map to tokens, (B, C, H, W) to (B, h*w, D) and (h, w)."""
+    """Cut a feature map into patches that do not overlap, and make each a normed token.
 
-    def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
+    Args:
+        patch_size: side of a patch.
+        in_chans: channels of the map.
+        dim: D.
+    """
+
+    def __init__(self, patch_size: int, in_chans: int, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
-        self.norm = nn.LayerNorm(embed_dim)
+        self.patch_size = to_2tuple(patch_size)
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens in row order, and their grid."""
+        """Tokens (B, h*w, D) in row order, and their grid (h, w)."""
         x = self.proj(x)
-        grid = (x.shape[2], x.shape[3])
-        return self.norm(x.flatten(2).transpose(1, 2)), grid
+        height, width = x.shape[-2:]
+        return self.norm(x.flatten(2).transpose(1, 2)), (height, width)
+
+
+def stage_grids(size_px: Sequence[int]) -> list[tuple[int, int]]:
+    """The grid (h, w) of each stage for images of (H, W) pixels.
+
+    Raises:
+        ValueError: if 32, the stride of the last stage, does not divide both sides.
+    """
+    height, width = size_px
+    if min(height, width) < _STRIDE or height % _STRIDE or width % _STRIDE:
+        raise ValueError(f"PVT needs images whose sides are multiples of {_STRIDE} pixels, got {height} x {width}")
+    strides = [math.prod(_PATCHES[: stage + 1]) for stage in range(STAGES)]
+    return [(height // stride, width // stride) for stride in strides]
+
+
+def _resampled(pos_embed: Tensor, new: tuple[int, int], old: tuple[int, int], prefix: int) -> Tensor:
+    """A position embedding (1, prefix + h*w, D) for another grid, bilinear without antialiasing as the authors'."""
+    return resample_abs_pos_embed(pos_embed, list(new), list(old), prefix, interpolation="bilinear", antialias=False)
 
 
 class PyramidVisionTransformer(nn.Module):
-    """PVT v1: four stages at 1/4, 1/8, 1/16 and 1/32 of the image; a class token joins in the last.
+    """PVT v1 as an image classifier.
+
+    Images of any size that 32 divides will do: where it differs from ``img_size`` the position
+    embeddings are interpolated.  They also are when a checkpoint of square images of another size is
+    loaded; one with as many tokens as the model is taken for one of the model's own shape.
 
     Args:
-        img_size: side or (H, W) in pixels that the position embeddings are made for, multiples of 32; other
-            sizes run with interpolated ones.
+        img_size: side, or (H, W), in pixels, that the position embeddings are made for.
         in_chans: channels of the images.
-        num_classes: K; 0 for none.
-        global_pool: "token", the only way the authors have, or "" for no pooling.
-        embed_dims, num_heads, mlp_ratios, depths, sr_ratios: per stage.
-        drop_rate: dropout of tokens and of the projections; drop_path_rate: largest stochastic depth.
+        num_classes: K; 0 leaves the head out.
+        global_pool: "token", the only one there is.
+        embed_dims, num_heads, mlp_ratios, depths, sr_ratios: of each of the four stages; the last
+            ``sr_ratios`` must be 1, as its class token belongs to no grid.
+        drop_rate: dropout after the position embeddings, after each attention and in each MLP.
+        drop_path_rate: of the last block; rises linearly from 0 at the first.
+
+    Fields:
+        embed_dim, num_features, head_hidden_size: D of the last stage.
+        num_prefix_tokens: 1, the class token.
 
     Raises:
-        ValueError: for sizes that 32 does not divide, here or in a forward, or another ``global_pool``.
+        ValueError: for a size that 32 does not divide, and for options that fit no PVT.
     """
+
+    num_prefix_tokens = 1
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
+        img_size: int | Sequence[int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "token",
@@ -121,191 +187,201 @@ class PyramidVisionTransformer(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.img_size = to_2tuple(img_size)
-        _check_size(*self.img_size)
         _check_pool(global_pool)
+        per_stage = {"embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
+        for name, values in (per_stage | {"depths": depths, "sr_ratios": sr_ratios}).items():
+            if len(values) != STAGES:
+                raise ValueError(f"{name} needs {STAGES} entries, one for each stage, got {values!r}")
+        if sr_ratios[-1] != 1:
+            raise ValueError(f"the last of sr_ratios must be 1, got {sr_ratios!r}")
+        self.in_chans = in_chans
         self.num_classes = num_classes
         self.global_pool = global_pool
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dims[-1]
-        self.num_prefix_tokens = 1
         self.grad_checkpointing = False
-        self.feature_info: list[dict[str, Any]] = []
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
-        chans, reduction = in_chans, 1
-        for stage, (dim, stride) in enumerate(zip(embed_dims, _STRIDES, strict=True), 1):
-            reduction *= stride
-            tokens = (self.img_size[0] // reduction) * (self.img_size[1] // reduction)
+        self._grids = stage_grids(to_2tuple(img_size))
+
+        drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        channels = [in_chans, *embed_dims]
+        for stage, dim in enumerate(embed_dims):
+            number = stage + 1  # the authors count stages from 1, and so do the keys of a checkpoint
             blocks = [
-                Block(dim, num_heads[stage - 1], sr_ratios[stage - 1], mlp_ratios[stage - 1], drop_rate, rates.pop(0))
-                for _ in range(depths[stage - 1])
+                Block(dim, num_heads[stage], mlp_ratios[stage], drop_rate, drop_path, sr_ratios[stage])
+                for drop_path in drop_paths[stage]
             ]
-            setattr(self, f"patch_embed{stage}", PatchEmbed(stride, chans, dim))
-            setattr(self, f"pos_embed{stage}", nn.Parameter(torch.zeros(1, tokens + (stage == 4), dim)))
-            setattr(self, f"pos_drop{stage}", nn.Dropout(drop_rate))
-            setattr(self, f"block{stage}", nn.ModuleList(blocks))
-            self.feature_info.append({"module": f"block{stage}", "num_chs": dim, "reduction": reduction})
-            chans = dim
-        self.norm = _NORM(self.embed_dim)
+            tokens = math.prod(self._grids[stage]) + self._prefix(stage)
+            setattr(self, f"patch_embed{number}", PatchEmbed(_PATCHES[stage], channels[stage], dim))
+            setattr(self, f"pos_embed{number}", nn.Parameter(torch.zeros(1, tokens, dim)))
+            setattr(self, f"pos_drop{number}", nn.Dropout(drop_rate))
+            setattr(self, f"block{number}", nn.ModuleList(blocks))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
-        self.head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.norm = nn.LayerNorm(self.embed_dim, eps=_EPS)
+        self.head = self._make_head()
         self._init_weights()
-        self.register_load_state_dict_pre_hook(_resize_loaded_positions)
+
+    def _prefix(self, stage: int) -> int:
+        return self.num_prefix_tokens if stage == STAGES - 1 else 0
+
+    def _make_head(self) -> nn.Module:
+        if self.num_classes <= 0:
+            return nn.Identity()
+        return nn.Linear(self.embed_dim, self.num_classes, device=self.cls_token.device, dtype=self.cls_token.dtype)
 
     def _init_weights(self) -> None:
+        """As the authors: linear layers and embeddings from a normal of 0.02; convolutions keep torch's."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        for name, parameter in self.named_parameters(recurse=False):
-            if name.startswith(("pos_embed", "cls_token")):
-                trunc_normal_(parameter, std=0.02)
+        for name, parameter in self.named_parameters(recurse=False):  # cls_token and pos_embed1 to 4
+            assert name == "cls_token" or name.startswith("pos_embed")
+            trunc_normal_(parameter, std=0.02)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # An override, not a hook: a hook bound to this model would follow it into copies, such as an EMA.
+        for stage, grid in enumerate(self._grids):
+            key, first = f"{prefix}pos_embed{stage + 1}", self._prefix(stage)
+            if key not in state_dict:
+                continue
+            tokens = state_dict[key].shape[1] - first
+            side = math.isqrt(max(tokens, 0))
+            # Otherwise the grid it was made for is not known; torch then reports the two shapes.
+            if tokens != math.prod(grid) and side > 0 and side * side == tokens:
+                state_dict[key] = _resampled(state_dict[key], grid, (side, side), first)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """The class token, as the authors have it."""
+        """Names of parameters that timm's optimizers do not decay; as the authors, not the position embeddings."""
         return {"cls_token"}
 
     @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's groups for layer decay."""
-        blocks = r"^block(\d)" if coarse else r"^block(\d)\.(\d+)"
-        return {
-            "stem": r"^cls_token|^pos_embed1|^patch_embed1",
-            "blocks": [(r"^pos_embed(\d)|^patch_embed(\d)", (0,)), (blocks, None), (r"^norm", (99999,))],
-        }
+    def group_matcher(self, coarse: bool = False) -> Mapping[str, Any]:
+        """timm's rules for layer decay: a block is a layer, or a stage if ``coarse``.
+
+        A patch embedding goes with the first block that reads it, as does the class token.
+        """
+        stem = r"^(?:patch_embed|pos_embed)1(?:\.|$)"
+        embedding, end = r"^(?:patch_embed|pos_embed)(\d+)", (r"^norm\.", (99999,))
+        if coarse:
+            entry = [(r"^block(\d+)\.", None), (embedding, None), (r"^cls_token", (STAGES,))]
+        else:
+            entry = [(r"^block(\d+)\.(\d+)", None), (embedding, (0,)), (r"^cls_token", (STAGES, 0))]
+        return {"stem": stem, "blocks": [*entry, end]}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: compute the blocks again in the backward pass."""
+        """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """The head: linear, or an identity without classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for another number of classes; 0 for none."""
-        if global_pool is not None:
-            _check_pool(global_pool)
-            self.global_pool = global_pool
+        """Put a new head in place.
+
+        Args:
+            num_classes: K; 0 leaves the head out.
+            global_pool: None or "token".
+        """
+        _check_pool(global_pool or "token")
         self.num_classes = num_classes
-        weight = self.cls_token
-        self.head = (
-            nn.Linear(self.embed_dim, num_classes, device=weight.device, dtype=weight.dtype)
-            if num_classes > 0
-            else nn.Identity()
-        )
+        self.head = self._make_head().train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to the last stage's tokens (B, 1 + h*w, D) after the final norm, class token first."""
-        _check_size(*x.shape[-2:])
-        for stage in range(1, 5):
-            x, grid = getattr(self, f"patch_embed{stage}")(x)
-            if stage == 4:
-                x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
-            x = getattr(self, f"pos_drop{stage}")(x + self._positions(stage, grid))
-            for block in getattr(self, f"block{stage}"):
-                recompute = self.grad_checkpointing and not torch.jit.is_scripting()
-                x = checkpoint(block, x, grid) if recompute else block(x, grid)
-            if stage < 4:
-                x = x.transpose(1, 2).reshape(len(x), -1, *grid)
+        """Tokens of the last stage after the final norm.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, 1 + h*w, D), class token first.
+
+        Raises:
+            ValueError: if 32 does not divide H and W.
+        """
+        batch = x.shape[0]
+        grids = stage_grids(x.shape[-2:])
+        for stage in range(STAGES):
+            if stage > 0:
+                x = x.transpose(1, 2).reshape(batch, -1, *grids[stage - 1])
+            x = self._stage(x, stage)
         return self.norm(x)
 
-    def _positions(self, stage: int, grid: tuple[int, int]) -> Tensor:
-        reduction = self.feature_info[stage - 1]["reduction"]
-        made_for = (self.img_size[0] // reduction, self.img_size[1] // reduction)
-        return _resize_positions(getattr(self, f"pos_embed{stage}"), made_for, grid)
+    def _stage(self, x: Tensor, stage: int) -> Tensor:
+        """Tokens (B, N, D) of a stage from the feature map before it."""
+        number, prefix = stage + 1, self._prefix(stage)
+        x, grid = getattr(self, f"patch_embed{number}")(x)
+        if prefix:
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        pos_embed = _resampled(getattr(self, f"pos_embed{number}"), grid, self._grids[stage], prefix)
+        x = getattr(self, f"pos_drop{number}")(x + pos_embed)
+        for block in getattr(self, f"block{number}"):
+            x = checkpoint(block, x, grid) if self.grad_checkpointing and self.training else block(x, grid)
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens of :meth:`forward_features` to logits (B, K)."""
-        if self.global_pool == "token":
-            x = x[:, 0]
+        """Logits (B, K) from :meth:`forward_features`, or the class token (B, D) if ``pre_logits``."""
+        x = x[:, 0]
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, K)."""
+        """Logits (B, K) for images (B, C, H, W)."""
         return self.forward_head(self.forward_features(x))
 
 
-def _check_size(height: int, width: int) -> None:
-    if height % 32 or width % 32 or not height or not width:
-        raise ValueError(f"PVT needs image sides that are multiples of 32 pixels, got {height} x {width}")
-
-
 def _check_pool(global_pool: str) -> None:
-    if global_pool not in ("token", ""):
-        raise ValueError(f"PVT pools by its class token: global_pool must be 'token' or '', got {global_pool!r}")
-
-
-def _resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, [1 +] h*w, D) for another grid, bilinear as in the authors' code."""
-    if old == new:
-        return positions
-    prefix = positions.shape[1] - old[0] * old[1]
-    of_class, of_grid = positions[:, :prefix], positions[:, prefix:]
-    of_grid = of_grid.reshape(1, *old, -1).permute(0, 3, 1, 2)
-    of_grid = F.interpolate(of_grid, size=new, mode="bilinear").flatten(2).transpose(1, 2)
-    return torch.cat((of_class, of_grid), 1)
-
-
-def _resize_loaded_positions(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Fit the position embeddings of a checkpoint for another, square, image size to the model."""
-    assert isinstance(model, PyramidVisionTransformer)
-    for stage, info in enumerate(model.feature_info, 1):
-        name = f"{prefix}pos_embed{stage}"
-        if name not in state:
-            continue
-        height, width = (side // info["reduction"] for side in model.img_size)
-        tokens = state[name].shape[1] - (stage == 4)
-        side = round(tokens**0.5)
-        if tokens != height * width and side * side == tokens:
-            state[name] = _resize_positions(state[name], (side, side), (height, width))
+    if global_pool != "token":
+        raise ValueError(f"PVT classifies by its class token: global_pool must be 'token', got {global_pool!r}")
 
 
 def _cfg() -> dict[str, Any]:
     return {
-        "url": "",  # the authors' files are on no hub; load them with checkpoint_path=
         "num_classes": 1000,
         "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.875,  # 256 -> 224 px in the authors' datasets.py
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,  # the authors resize to 256 and crop 224
         "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
         "first_conv": "patch_embed1.proj",
         "classifier": "head",
-        "license": "apache-2.0",
+        "paper_ids": "arXiv:2102.12122",
+        "origin_url": "https://github.com/whai362/PVT",
     }
 
 
-default_cfgs = generate_default_cfgs({f"pvt_{size}": _cfg() for size in ("tiny", "small", "medium", "large")})
+# timm's decorator looks these up by the name of the function; none has weights that could be fetched.
+default_cfgs = generate_default_cfgs({name: _cfg() for name in ("pvt_tiny", "pvt_small", "pvt_medium", "pvt_large")})
 
 
-def _create(name: str, pretrained: bool, depths: tuple[int, ...], **kwargs: Any) -> PyramidVisionTransformer:
-    return build_model_with_cfg(PyramidVisionTransformer, name, pretrained, **({"depths": depths} | kwargs))
+def _create(name: str, pretrained: bool, depths: Sequence[int], options: dict[str, Any]) -> PyramidVisionTransformer:
+    if options.pop("features_only", False):
+        raise RuntimeError(f"features_only is not implemented for {name}")
+    return build_model_with_cfg(PyramidVisionTransformer, name, pretrained, **({"depths": depths} | options))
 
 
 @register_model
 def pvt_tiny(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
-    """PVT-Tiny, 13.2 M parameters, 75.1 % top-1 by the authors."""
-    return _create("pvt_tiny", pretrained, (2, 2, 2, 2), **kwargs)
+    """PVT-Tiny, 13.2 M parameters."""
+    return _create("pvt_tiny", pretrained, (2, 2, 2, 2), kwargs)
 
 
 @register_model
 def pvt_small(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
-    """PVT-Small, 24.5 M parameters, 79.8 % top-1 by the authors."""
-    return _create("pvt_small", pretrained, (3, 4, 6, 3), **kwargs)
+    """PVT-Small, 24.5 M parameters."""
+    return _create("pvt_small", pretrained, (3, 4, 6, 3), kwargs)
 
 
 @register_model
 def pvt_medium(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
-    """PVT-Medium, 44.2 M parameters, 81.2 % top-1 by the authors."""
-    return _create("pvt_medium", pretrained, (3, 4, 18, 3), **kwargs)
+    """PVT-Medium, 44.2 M parameters."""
+    return _create("pvt_medium", pretrained, (3, 4, 18, 3), kwargs)
 
 
 @register_model
 def pvt_large(pretrained: bool = False, **kwargs: Any) -> PyramidVisionTransformer:
-    """PVT-Large, 61.4 M parameters, 81.7 % top-1 by the authors."""
-    return _create("pvt_large", pretrained, (3, 8, 27, 3), **kwargs)
+    """PVT-Large, 61.4 M parameters."""
+    return _create("pvt_large", pretrained, (3, 8, 27, 3), kwargs)
