@@ -261,13 +261,14 @@ class PyramidVisionTransformer(nn.Module):
 
         A patch embedding goes with the first block that reads it, as does the class token.
         """
-        stem = r"^(?:patch_embed|pos_embed)1(?:\.|$)"
-        embedding, end = r"^(?:patch_embed|pos_embed)(\d+)", (r"^norm\.", (99999,))
+        embedding = r"^(?:patch_embed|pos_embed)(\d+)"
+        blocks: list[tuple[str, tuple[int, ...] | None]]
         if coarse:
-            entry = [(r"^block(\d+)\.", None), (embedding, None), (r"^cls_token", (STAGES,))]
+            blocks = [(r"^block(\d+)\.", None), (embedding, None), (r"^cls_token", (STAGES,))]
         else:
-            entry = [(r"^block(\d+)\.(\d+)", None), (embedding, (0,)), (r"^cls_token", (STAGES, 0))]
-        return {"stem": stem, "blocks": [*entry, end]}
+            blocks = [(r"^block(\d+)\.(\d+)", None), (embedding, (0,)), (r"^cls_token", (STAGES, 0))]
+        last = (r"^norm\.", (99999,))  # timm's mark for "in the group before"
+        return {"stem": r"^(?:patch_embed|pos_embed)1(?:\.|$)", "blocks": [*blocks, last]}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -46,7 +46,7 @@ def test_shares_are_the_choices():
 
 def test_ranks_share_the_branch_and_nothing_else():
     def branches_and_images(seed):
-        runs = run_graph(mixed_by(choices=CHOICES, branch_seed=11), images_of(4), iterations=300, seed=seed)
+        runs = run_graph(mixed_by(choices=CHOICES, branch_seed=11), images_of(2, 4, 4), iterations=1000, seed=seed)
         return [int(run[3][0]) for run in runs], [run[0] for run in runs]
 
     first, first_images = branches_and_images(seed=1)

@@ -206,3 +206,39 @@ def test_consistency_is_zero_where_both_agree():
 def test_what_it_cannot_serve(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_the_probe_can_leave_autocast():
+    """As the authors do; the logits then are those of a plain float32 forward."""
+    images, labels = batch_of(4)
+    model = tiny_vit()
+    stages = [SMMix(model, CLASSES, probe_precision=precision) for precision in ("autocast", "float32")]
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced, exact = (stage.probe(images)[0] for stage in stages)
+        output = stages[1](images, labels, 2)
+    assert (reduced.dtype, exact.dtype, output.logits.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    assert torch.equal(exact, model.eval()(images))
+    with pytest.raises(ConfigError, match="'autocast' or 'float32'"):
+        SMMix(model, CLASSES, probe_precision="fp32")
+
+
+def test_pairs_stay_within_a_micro_batch():
+    """Gradients accumulated over two calls are the mean of the two batches' own."""
+    stage = SMMix(tiny_vit(), CLASSES)
+    images, labels = batch_of(8)
+    halves = [(images[part], labels[part]) for part in (slice(0, 4), slice(4, 8))]
+    parameters = list(stage.parameters())
+    own = [torch.autograd.grad(stage(*half, 2).loss, parameters) for half in halves]
+    for half in halves:
+        (stage(*half, 2).loss / 2).backward()
+    for parameter, first, second in zip(parameters, *own, strict=True):
+        torch.testing.assert_close(parameter.grad, (first + second) / 2)
+
+
+def test_the_middle_sample_of_an_odd_batch_is_its_own_partner():
+    stage = SMMix(tiny_vit(), CLASSES)
+    images, labels = batch_of(3)
+    mixture = stage.mix(images, 2)
+    (ty, tx), (sy, sx) = mixture.windows.target[1] * 16, mixture.windows.source[1] * 16
+    assert torch.equal(mixture.images[1, :, ty : ty + 32, tx : tx + 32], images[1, :, sy : sy + 32, sx : sx + 32])
+    assert torch.isfinite(stage(images, labels, 2).loss)
