@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from nvidia.dali import fn, pipeline_def, types
 
 from dali_mix import fn as mix
+from dali_mix.fn.boxes import box_sides
+from dali_mix.fn.cutmix import _without_empty_box
 from tests import oracle
 from tests.graphs import images_of, run_graph
 
@@ -146,3 +149,20 @@ def test_bad_arguments_are_refused_while_the_graph_is_built(options, error, mess
 def test_tensors_are_refused():
     with pytest.raises(TypeError, match="must be a DataNode"):
         mix.draw_cutmix(np.zeros((4, 4, 3)))
+
+
+def test_an_empty_box_moves_behind_the_image_for_the_gpu():
+    """The arithmetic of the GPU path, which the CPU can compute: empty in either direction, or not at all."""
+    boxes = np.array([[2, 3, 2, 9], [4, 5, 8, 5], [0, 0, 0, 0], [1, 2, 5, 7]], np.int32)
+
+    @pipeline_def(batch_size=4, num_threads=1, device_id=None)
+    def host():
+        box = fn.external_source(source=lambda: list(boxes), ndim=1, dtype=types.INT32)
+        size = types.Constant(np.array([12, 17], np.int32))
+        return _without_empty_box(size, box[0:2], box_sides(box))
+
+    pipeline = host()
+    pipeline.build()
+    start, sides = (output.as_array() for output in pipeline.run())
+    assert start.tolist() == [[12, 17]] * 3 + [[1, 2]]
+    assert sides.tolist() == [[0, 0]] * 3 + [[4, 5]]
