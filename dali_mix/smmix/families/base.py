@@ -117,6 +117,11 @@ def adapter_for(model: nn.Module) -> Adapter:
     for ancestor in type(model).__mro__:
         if ancestor in _FAMILIES:
             return _FAMILIES[ancestor](model)
+    if type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel"):
+        raise ConfigError(
+            f"SMMix needs the model itself, got it inside {type(model).__name__}; make the stage first, then wrap or "
+            "compile the stage"
+        )
     works = "; ".join(dict.fromkeys(family.examples for family in _FAMILIES.values()))
     raise ConfigError(
         f"SMMix cannot serve {type(model).__name__}: it needs image tokens and their attention to each other; use one "
