@@ -87,8 +87,7 @@ class SMMix(nn.Module):
     Differs from ChenMnZ/SMMix @14b1edc: k can be given, so that all ranks use one; the probe runs
     under the caller's autocast unless told otherwise; a batch may be odd, its middle sample is then
     mixed with itself (its own most attended window on its own least attended one); every module's train
-    or eval mode is restored to
-    what it was instead of ``.train()``.
+    or eval mode is restored to what it was instead of ``.train()``.
     """
 
     def __init__(
