@@ -124,10 +124,8 @@ def _draw_branch(shares: Mapping[str, float], branch_seed: int | None) -> Node:
 
 def _of_branch(values: Mapping[str, Node], branch: Node) -> Node:
     """The value of the branch that was drawn."""
-    if len(values) == 1:
-        return next(iter(values.values()))
-    unused = next(iter(values.values()))
-    return fn.stack(*(values.get(name, unused) for name in BRANCHES))[branch]
+    first, *others = values.values()
+    return fn.stack(*(values.get(name, first) for name in BRANCHES))[branch] if others else first
 
 
 def _in_branch(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,30 @@ class Adapter(ABC):
             for handle in handles:
                 handle.remove()
         return logits, self.received(*outputs)
+
+
+class JointProjectionAdapter(Adapter):
+    """For transformers of one width, with one layer that projects query, key and value together."""
+
+    _attention: Any
+
+    def _read(self, model: Any, attention: Any) -> None:
+        self.model = model
+        self.width = int(model.num_features)
+        self.prefix = int(model.num_prefix_tokens)
+        self.cell_px = tuple(model.patch_embed.patch_size)
+        self._attention = attention
+
+    def projections(self) -> Sequence[nn.Module]:
+        """The joint projection of the last attention."""
+        return [self._attention.qkv]
+
+    def _query_and_key(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Both (B, A, N, D / A), from the projection (B, N, 3 * D)."""
+        batch, tokens, width = qkv.shape
+        heads = self._attention.num_heads
+        q, k, _ = qkv.reshape(batch, tokens, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k
 
 
 def serves(model_type: type[nn.Module]) -> Callable[[_AdapterType], _AdapterType]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from timm.layers import Attention, PatchEmbed
@@ -10,13 +9,14 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError
-from dali_mix.smmix.families.base import Adapter, mean_received, serves, softmax_attention
+from dali_mix.smmix.families.base import JointProjectionAdapter, mean_received, serves, softmax_attention
 
 
 @serves(VisionTransformer)
-class VitAdapter(Adapter):
+class VitAdapter(JointProjectionAdapter):
     """Attention of the last block; the authors' choice for DeiT."""
 
+    model: VisionTransformer
     examples: ClassVar[str] = "deit_*, deit3_*, vit_* (timm's VisionTransformer)"
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,22 +38,12 @@ class VitAdapter(Adapter):
             )
         if not isinstance(model.patch_drop, nn.Identity):
             raise ConfigError("SMMix needs every patch token, but this model drops some; set patch_drop_rate=0")
-        self.model: VisionTransformer = model
-        self.width = int(model.num_features)
-        self.prefix = int(model.num_prefix_tokens)
-        self.cell_px = tuple(model.patch_embed.patch_size)
-        self._attention = attention
-
-    def projections(self) -> Sequence[nn.Module]:
-        """The last block's joint projection."""
-        return [self._attention.qkv]
+        self._read(model, attention)
 
     def received(self, *outputs: Tensor) -> Tensor:
         """See :meth:`Adapter.received`."""
-        (qkv,) = outputs
         layer = self._attention
-        batch, tokens, _ = qkv.shape
-        q, k, _ = qkv.reshape(batch, tokens, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self._query_and_key(*outputs)
         return mean_received(softmax_attention(layer.q_norm(q), layer.k_norm(k), layer.scale), self.prefix)
 
     def logits_and_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
