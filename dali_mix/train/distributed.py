@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
+from timm.utils import distribute_bn
+from torch import nn
 
 from dali_mix.errors import ConfigError
+
+_TIMEOUT = datetime.timedelta(minutes=30)
+"""How long a rank waits for the others: longer than rank 0 takes to write a checkpoint to a slow disk."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,19 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def share_batch_norm(self, model: nn.Module, how: str) -> None:
+        """Give all ranks the same BatchNorm statistics: their mean ("reduce"), rank 0's ("broadcast"), or not ("")."""
+        if self.size > 1 and how:
+            distribute_bn(model, self.size, reduce=how == "reduce")
+
 
 @contextmanager
-def open_world(device: str | None) -> Iterator[World]:
+def open_world(device: str | None, deterministic: bool = False) -> Iterator[World]:
     """Join the process group that torchrun describes, or be alone.
 
     Args:
         device: "cuda", "cpu", or None for CUDA where there is one.
+        deterministic: ask PyTorch for the same bits every time.
 
     Raises:
         ConfigError: if CUDA is asked for and absent.
@@ -63,19 +75,32 @@ def open_world(device: str | None) -> Iterator[World]:
         raise ConfigError(
             f"rank {rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; lower --nproc-per-node"
         )
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-        # As timm's trainer sets them: input sizes never change, and TF32 is enough.
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = True
+    _configure_backends(place, deterministic)
     if size > 1:
         on_gpu = place.type == "cuda"
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None)
-    yield World(rank, size, place)
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo", device_id=place if on_gpu else None, timeout=_TIMEOUT
+        )
+    try:
+        yield World(rank, size, place)
+    finally:
+        torch.use_deterministic_algorithms(False)
     # Not after an error: the peers may be waiting in a collective, and taking the group down would
     # wait for them; the launcher ends them when this process is gone.
     if size > 1:
         dist.destroy_process_group()
+
+
+def _configure_backends(place: torch.device, deterministic: bool) -> None:
+    if deterministic:
+        # cuBLAS reads it when it starts; without it, PyTorch refuses deterministic matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+        # As timm's trainer sets them: input sizes seldom change, and TF32 is enough.
+        torch.backends.cudnn.benchmark = not deterministic
+        torch.backends.cuda.matmul.allow_tf32 = True
 
 
 def _read_environment() -> tuple[int, int, int]:

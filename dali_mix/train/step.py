@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,12 +34,19 @@ class TrainStep(nn.Module):
     Args:
         model: a classifier, images (B, 3, H, W) to logits (B, K).
         stage: serves the batches that were left for SMMix; holds the same model.
+        loss: logits and soft targets, both (B, K), to a scalar; for the other batches.
     """
 
-    def __init__(self, model: nn.Module, stage: SMMix | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        stage: SMMix | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = soft_cross_entropy,
+    ) -> None:
         super().__init__()
         self.model = model
         self.stage = stage
+        self.loss = loss
 
     def forward(self, batch: Batch, square: int | None = None) -> StepLosses:
         """The losses of one batch.
@@ -53,7 +61,7 @@ class TrainStep(nn.Module):
             output = self.stage(batch.images, batch.labels, square)
             parts = (output.classification, output.fine_grained, output.consistency)
             return StepLosses(output.loss, *(part.detach() for part in parts))
-        loss = soft_cross_entropy(self.model(batch.images), batch.targets)
+        loss = self.loss(self.model(batch.images), batch.targets)
         zero = torch.zeros_like(loss.detach())
         return StepLosses(loss + self._idle_token_head(), loss.detach(), zero, zero)
 

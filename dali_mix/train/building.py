@@ -1,0 +1,186 @@
+"""The model, the SMMix stage and the loss; what cannot work is refused here, in one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_input_data_config
+from timm.layers import PatchEmbed, convert_sync_batchnorm, set_fast_norm
+from timm.loss import BinaryCrossEntropy
+from torch import Tensor, nn
+
+import dali_mix.models  # noqa: F401  registers them with timm
+from dali_mix.errors import ConfigError
+from dali_mix.smmix import SMMix
+from dali_mix.smmix.losses import soft_cross_entropy
+from dali_mix.train.distributed import World
+from dali_mix.train.weights import load_weights
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def create_model(args: argparse.Namespace, num_classes: int, world: World) -> tuple[nn.Module, dict[str, Any]]:
+    """A model on this rank's device, and its data config (timm's ``resolve_input_data_config``)."""
+    if args.fast_norm:
+        set_fast_norm()
+    model = _create(args, num_classes)
+    _check_patches(model, _input_sizes(args, model))
+    config = _data_config(args, model)
+    _check_patches(model, [config["input_size"][1:]])
+    _adjust(args, model)
+    if world.size > 1 and args.sync_bn:
+        model = convert_sync_batchnorm(model)
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    return model.to(world.device).to(memory_format=layout), config
+
+
+def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:
+    name = args.model
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ConfigError(f"--model {name} is not a model of timm {timm.__version__}; {hint}")
+    for key, flag in (("num_classes", "--num-classes"), ("in_chans", None), ("pretrained", "--pretrained")):
+        if key in args.model_kwargs and (flag or args.model_kwargs[key] != 3):
+            hint = f"use {flag}" if flag else "the pipeline makes RGB images, three channels"
+            raise ConfigError(f"--model-kwargs {key} cannot be set: {hint}")
+    named = {
+        "drop_rate": args.drop or None,
+        "drop_path_rate": args.drop_path,
+        "drop_block_rate": args.drop_block,
+        "global_pool": args.gp,
+    }
+    kwargs = {key: value for key, value in named.items() if value is not None}
+    kwargs |= dict(args.model_kwargs, num_classes=num_classes)
+    if args.pretrained or args.pretrained_path:
+        kwargs["pretrained"] = True
+    if args.pretrained_path:
+        kwargs["pretrained_cfg_overlay"] = {"file": args.pretrained_path}
+    size = args.img_size or (args.input_size[1:] if args.input_size else None)
+    # A model that is made for one size, as transformers are, takes it; others have no such option.
+    attempts = [kwargs] if size is None else [dict(kwargs, img_size=size), kwargs]
+    for attempt in attempts:
+        try:
+            return timm.create_model(name, **attempt)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise ConfigError(f"--model {name} refuses its options: {error}; see --model-kwargs") from error
+        except (AssertionError, ValueError) as error:
+            raise ConfigError(f"--model {name} refuses its options ({attempt}): {error}") from error
+        except (OSError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"--model {name}: its pretrained weights cannot be loaded: {reason}") from error
+    raise ConfigError(f"--model {name} refuses --model-kwargs img_size; use --img-size")
+
+
+def _data_config(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
+    settings = dict(vars(args), interpolation=args.interpolation or None)
+    try:
+        config = dict(resolve_input_data_config(model, settings))
+    except ValueError as error:
+        raise ConfigError(f"--model {args.model}: {error}") from error
+    if config["interpolation"] == "random":
+        config["interpolation"] = "bicubic"
+    return config
+
+
+def _input_sizes(args: argparse.Namespace, model: nn.Module) -> list[tuple[int, int]]:
+    """All sizes that ``--train-img-sizes`` will bring."""
+    sizes = args.train_img_sizes or []
+    if any(getattr(getattr(model, "patch_embed", None), "strict_img_size", False) for _ in sizes):
+        raise ConfigError(
+            f"--train-img-sizes: {args.model} takes one image size; try --model-kwargs dynamic_img_size=True"
+        )
+    return [(size, size) for size in sizes]
+
+
+def _check_patches(model: nn.Module, sizes: list[tuple[int, int]]) -> None:
+    """timm's plain patch embedding drops the border that is left over; others overlap, pad or pool."""
+    patch_embed = getattr(model, "patch_embed", None)
+    if not isinstance(patch_embed, PatchEmbed) or patch_embed.dynamic_img_pad:
+        return
+    for size in sizes:
+        for side, patch in zip(size, patch_embed.patch_size, strict=True):
+            if side % patch:
+                lower = side // patch * patch
+                raise ConfigError(
+                    f"--img-size {side}: the patch size {patch} of the model does not divide it; use "
+                    f"{lower or patch} or {lower + patch}"
+                )
+
+
+def _adjust(args: argparse.Namespace, model: nn.Module) -> None:
+    """What timm's trainer does to a model it has made (``train.py``)."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = module.momentum if args.bn_momentum is None else args.bn_momentum
+            module.eps = module.eps if args.bn_eps is None else args.bn_eps
+    if args.head_init_scale is not None or args.head_init_bias is not None:
+        head = model.get_classifier()
+        if not isinstance(head, nn.Linear):
+            raise ConfigError(f"--head-init-scale and --head-init-bias need a linear classifier, not {args.model}'s")
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.mul_(1.0 if args.head_init_scale is None else args.head_init_scale)
+            if args.head_init_bias is not None and head.bias is not None:
+                head.bias.fill_(args.head_init_bias)
+    if args.grad_checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise ConfigError(f"--grad-checkpointing: {args.model} does not offer it")
+        try:
+            model.set_grad_checkpointing(enable=True)
+        except AssertionError as error:
+            raise ConfigError(f"--grad-checkpointing: {args.model} does not offer it: {error}") from error
+
+
+def create_stage(args: argparse.Namespace, model: nn.Module, config: dict[str, Any], num_classes: int) -> SMMix | None:
+    """The SMMix stage, None without ``--smmix``."""
+    if not args.smmix or args.eval_only:
+        return None
+    stage = SMMix(
+        model,
+        num_classes,
+        smoothing=args.smoothing,
+        min_side=args.smmix_min_side,
+        max_side=args.smmix_max_side,
+        weights=tuple(args.smmix_loss_weights),
+    )
+    for size in [config["input_size"][1:], *((side, side) for side in args.train_img_sizes or ())]:
+        stage.sides(stage.grid(size))
+    return stage
+
+
+def load_initial(args: argparse.Namespace, model: nn.Module, stage: SMMix | None) -> None:
+    """Load ``--initial-checkpoint``; the token head of the SMMix authors' files goes to the stage."""
+    if args.initial_checkpoint:
+        load_weights(model, Path(args.initial_checkpoint), stage)
+
+
+def compile_modules(args: argparse.Namespace, model: nn.Module, stage: SMMix | None) -> None:
+    """``--torchcompile``: in place, so that the names in ``state_dict`` stay plain."""
+    if not args.torchcompile:
+        return
+    known = torch.compiler.list_backends(exclude_tags=())
+    if args.torchcompile not in known:
+        raise ConfigError(f"--torchcompile {args.torchcompile} is not a backend; there are {', '.join(sorted(known))}")
+    for module in (model, stage):
+        if module is not None:
+            module.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+
+
+def create_loss(args: argparse.Namespace) -> Loss:
+    """The loss on soft targets of the batches that the pipeline has mixed, or left alone."""
+    if not args.bce_loss:
+        return soft_cross_entropy
+    return BinaryCrossEntropy(
+        smoothing=0.0,  # the targets carry it
+        target_threshold=args.bce_target_thresh,
+        sum_classes=args.bce_sum,
+        pos_weight=args.bce_pos_weight,
+    )

@@ -1,0 +1,85 @@
+"""Settings from YAML, turned into flags so that they meet the same checks as the command line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dali_mix.errors import ConfigError
+from dali_mix.train.config.refused import reason_to_refuse
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; its keys are flag names with "_" or "-".
+
+    Raises:
+        ConfigError: if it cannot be read or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path} must hold lines of the form flag_name: value")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def to_argv(settings: Mapping[str, Any], parser: argparse.ArgumentParser, source: str) -> list[str]:
+    """A command line that says the same.
+
+    Args:
+        settings: names of flags, with "_", to values; null leaves a flag at its default.
+        parser: knows the flags.
+        source: named in errors.
+
+    Raises:
+        ConfigError: for a name that is no flag, or a value of the wrong shape.
+    """
+    # Not from vars(parser): a store_true flag such as --no-aug has its own name as dest.
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    argv: list[str] = []
+    for name, value in settings.items():
+        if name not in actions:
+            raise ConfigError(f"{source}: {_unknown(name, actions)}")
+        if value is not None:
+            argv += _tokens(actions[name], value, f"{source}: {name}")
+    return argv
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    reason = reason_to_refuse("--" + name.replace("_", "-"))
+    if reason is not None:
+        return f"{name} is not supported: {reason}"
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"{name} is not a flag" + (f"; did you mean {close[0]}?" if close else "; see --help")
+
+
+def _tokens(action: argparse.Action, value: Any, where: str) -> list[str]:
+    flag = next(name for name in action.option_strings if name.startswith("--"))
+    if action.nargs == 0:  # a switch
+        if not isinstance(value, bool):
+            raise ConfigError(f"{where} must be true or false, got {value!r}")
+        off = f"--no-{flag[2:]}"
+        return [flag] if value else [off] if off in action.option_strings else []
+    if isinstance(value, dict):
+        if action.nargs != "*":
+            raise ConfigError(f"{where} takes a value, not a mapping")
+        return [flag, *(f"{key}={item}" for key, item in value.items())]
+    if isinstance(value, (list, tuple)):
+        if action.nargs in (None, "?"):
+            raise ConfigError(f"{where} takes one value, got {list(value)!r}")
+        return [flag, *map(str, value)] if value else []
+    if action.nargs not in (None, "?") and not isinstance(value, str):
+        value = str(value)
+    if isinstance(value, bool):
+        raise ConfigError(f"{where} takes a value, got {str(value).lower()}")
+    return [flag, str(value)] if action.nargs not in (None, "?") else [f"{flag}={value}"]

@@ -1,0 +1,42 @@
+"""The parser of ``train_imagenet.py``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from dali_mix.errors import ConfigError
+from dali_mix.train.config import model_flags, training_flags
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError; argparse would print the usage of every flag and leave."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> Parser:
+    """All flags; names, types, defaults and meanings are those of timm 1.0.31's ``train.py`` where timm has the flag."""
+    parser = Parser(
+        prog="train_imagenet.py",
+        description="Train an image classifier: DALI decodes, augments and mixes; SMMix mixes by attention.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-c", "--config", type=Path, metavar="FILE", help="YAML file of flags; the command line overrides it")
+    add("--recipe", metavar="NAME", help="flags of a published recipe; --config and the command line override them")
+    add("--demo", action="store_true", help="make a small data set, train a small ViT on it with SMMix, evaluate")
+    model_flags.add_data(parser.add_argument_group("data"))
+    model_flags.add_model(parser.add_argument_group("model"))
+    model_flags.add_device(parser.add_argument_group("device and precision"))
+    model_flags.add_norm_and_ema(parser.add_argument_group("batch norm and moving average"))
+    training_flags.add_optimizer(parser.add_argument_group("optimizer"))
+    training_flags.add_schedule(parser.add_argument_group("learning rate schedule"))
+    training_flags.add_augmentation(parser.add_argument_group("augmentation"))
+    training_flags.add_mixing(parser.add_argument_group("mixing and loss"))
+    training_flags.add_sizes(parser.add_argument_group("progressive image size"))
+    training_flags.add_run(parser.add_argument_group("run"))
+    return parser

@@ -1,0 +1,221 @@
+"""The images of a run and the loaders that read them."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from nvidia.dali.pipeline import Pipeline
+
+from dali_mix.data import Augmentation, ImageFolder, MixLoader, scan_image_folder
+from dali_mix.data.synthetic import write_synthetic_folder
+from dali_mix.errors import ConfigError
+from dali_mix.train.config.choices import mixing_choices
+from dali_mix.train.config.parser import build_parser
+from dali_mix.train.distributed import World
+from dali_mix.train.sizes import SizeSchedule
+
+PipelineFactory: TypeAlias = Callable[..., Pipeline]
+Pipelines: TypeAlias = Mapping[str, tuple[PipelineFactory, PipelineFactory]]
+"""Name for ``--pipeline`` to what makes the training and the validation pipeline."""
+
+_SPLIT_NAMES = {"validation": ("val", "valid", "validation"), "train": ("train", "training")}
+"""Folder names that timm takes for one another (``timm/data/dataset_factory.py``)."""
+
+_SEED_WITHOUT_MIXING = 1_000_003
+"""Added to the seeds after ``--mixup-off-epoch``, so that the new pipeline does not repeat the first epochs."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run; ``train`` is None where only validation is wanted."""
+
+    train: ImageFolder | None
+    val: ImageFolder
+    num_classes: int
+
+
+def open_data(args: argparse.Namespace, world: World) -> Data:
+    """List the images and check the class count."""
+    data_dir = _write_demo_data(args.output, world) if args.demo else args.data_dir
+    if not data_dir.is_dir():
+        raise ConfigError(f"--data-dir {data_dir} does not exist; give a folder with train/ and val/")
+    classes = _read_lines(Path(args.class_map)) if args.class_map else None
+    train_dir = _split_folder(data_dir, args.train_split)
+    train = None if args.eval_only and not train_dir.is_dir() else scan_image_folder(train_dir, classes)
+    val = scan_image_folder(_split_folder(data_dir, args.val_split), train.classes if train else classes)
+    if args.exclude_list:
+        excluded = _read_lines(args.exclude_list)
+        train = train.without(excluded, data_dir) if train else None
+        val = val.without(excluded, data_dir)
+    found = len(val.classes)
+    if args.num_classes is not None and args.num_classes != found:
+        source = train.root if train else val.root
+        raise ConfigError(
+            f"--num-classes {args.num_classes} contradicts the {found} class folders in {source}; leave the flag "
+            f"out, or point --data-dir at the right data"
+        )
+    return Data(train, val, found)
+
+
+def _write_demo_data(output: Path, world: World) -> Path:
+    folder = output / "demo-data"
+    if world.is_main:
+        try:
+            write_synthetic_folder(folder)
+        except OSError as error:
+            raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
+    world.wait()
+    return folder
+
+
+def _split_folder(data_dir: Path, name: str) -> Path:
+    """The folder of a split; where it is absent, one of the names that mean the same."""
+    for candidate in (name, *_SPLIT_NAMES.get(name, ())):
+        if (data_dir / candidate).is_dir():
+            return data_dir / candidate
+    return data_dir / (_SPLIT_NAMES.get(name) or (name,))[0]
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as lines of text: {error}") from error
+
+
+class Loaders:
+    """Makes the loaders of this rank.
+
+    Args:
+        args: checked settings.
+        data: from :func:`open_data`.
+        config: of the model (timm's ``resolve_input_data_config``).
+        world: this rank.
+        pipelines: what ``--pipeline`` chooses from.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, data: Data, config: dict[str, Any], world: World, pipelines: Pipelines
+    ) -> None:
+        if args.pipeline not in pipelines:
+            raise ConfigError(f"--pipeline {args.pipeline} is unknown; there are {', '.join(pipelines)}")
+        self._args, self._data, self._world = args, data, world
+        self._build_train, self._build_val = pipelines[args.pipeline]
+        on_gpu = (args.dali_device or ("cpu" if args.device == "cpu" else "gpu")) == "gpu"
+        self._common: dict[str, Any] = {
+            "img_size": square_side(config),
+            "num_classes": data.num_classes,
+            "mean": config["mean"],
+            "std": config["std"],
+            # Without an explicit choice the pipeline looks for a GPU itself, and says if there is none.
+            "device": "gpu" if on_gpu else "cpu",
+            "device_id": world.device.index or 0,
+            "num_threads": args.workers,
+            "prefetch_queue_depth": args.dali_prefetch,
+            "shard_id": world.rank,
+            "num_shards": world.size,
+        }
+        self._config = config
+        self.sizes = SizeSchedule.from_args(args)
+
+    def validation(self) -> MixLoader:
+        """Every validation image once, over all ranks."""
+        settings = self._common | {
+            "batch_size": self._args.validation_batch_size or self._args.batch_size,
+            "crop_pct": self._config["crop_pct"],
+            "interpolation": self._config["interpolation"],
+        }
+        return MixLoader(self._build_val(self._data.val, **self._accepted(self._build_val, settings)), "partial")
+
+    def training(self, mixing: bool = True) -> MixLoader:
+        """Shuffled, augmented and, unless ``mixing`` is False, mixed batches.
+
+        Raises:
+            ConfigError: if there are fewer images than one batch.
+        """
+        args = self._args
+        seed = args.seed + (0 if mixing else _SEED_WITHOUT_MIXING)
+        settings = self._common | {
+            "batch_size": args.batch_size,
+            "choices": mixing_choices(args) if mixing else {},
+            # Where a method is off its alpha is never used, but must be legal.
+            "cutmix_alpha": args.cutmix or 1.0,
+            "mixup_alpha": args.mixup or 1.0,
+            "minmax": tuple(args.cutmix_minmax) if args.cutmix_minmax else None,
+            "mode": args.mixup_mode,
+            "smoothing": args.smoothing,
+            "scale": tuple(args.scale),
+            "ratio": tuple(args.ratio),
+            "interpolation": args.train_interpolation,
+            "no_aug": args.no_aug,
+            "augmentation": augmentation(args),
+            "seed": seed,
+            "branch_seed": seed,
+        }
+        if args.no_aug:
+            settings["interpolation"] = self._config["interpolation"]
+        if self.sizes is not None:
+            settings["img_size"] = self.sizes
+        loader = MixLoader(self._build_train(self._data.train, **self._accepted(self._build_train, settings)), "drop")
+        len(loader)  # builds the pipeline, and refuses a data set smaller than one batch
+        return loader
+
+    def _accepted(self, build: PipelineFactory, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings that a pipeline has; one that was changed and would be lost is refused."""
+        known = inspect.signature(build).parameters
+        for flag in _LOST_WITHOUT.items():
+            if flag[0] not in known:
+                self._refuse_changed(flag[1])
+        return {name: value for name, value in settings.items() if name in known}
+
+    def _refuse_changed(self, names: Sequence[str]) -> None:
+        parser = build_parser()
+        for name in names:
+            if getattr(self._args, name) != parser.get_default(name):
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} has no effect with --pipeline {self._args.pipeline}")
+
+
+_LOST_WITHOUT = {
+    "scale": ("scale", "ratio"),
+    "augmentation": (
+        "hflip", "vflip", "color_jitter", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "aa", "reprob",
+        "train_img_sizes",
+    ),
+    "no_aug": ("no_aug",),
+    "mode": ("mixup_mode", "cutmix_minmax"),
+}  # fmt: skip
+"""Parameter of a training pipeline to the settings that go through it."""
+
+
+def augmentation(args: argparse.Namespace) -> Augmentation:
+    """What happens to each training image, from timm's flags."""
+    if args.no_aug:
+        return Augmentation(hflip=0.0)
+    return Augmentation(
+        hflip=args.hflip,
+        vflip=args.vflip,
+        color_jitter=args.color_jitter,
+        color_jitter_prob=args.color_jitter_prob,
+        grayscale_prob=args.grayscale_prob or 0.0,
+        gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
+        aa=args.aa or "",
+        reprob=args.reprob,
+        remode=args.remode,
+        recount=args.recount,
+    )
+
+
+def square_side(config: dict[str, Any]) -> int:
+    """Side of the model's images in pixels."""
+    _, height, width = config["input_size"]
+    if height != width:
+        raise ConfigError(f"the pipeline makes square images, but the model wants {height} x {width} pixels")
+    if config["crop_pct"] > 1:
+        raise ConfigError(f"the model's crop_pct is {config['crop_pct']}; choose one in (0, 1] with --crop-pct")
+    return int(height)

@@ -1,0 +1,134 @@
+"""Optimizer, schedule, mixed precision and moving average: what turns a loss into new weights."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.utils import ModelEmaV3, dispatch_clip_grad
+from torch import Tensor, nn
+
+from dali_mix.errors import ConfigError
+from dali_mix.smmix import SMMix
+from dali_mix.train.distributed import World
+
+_log = logging.getLogger(__name__)
+
+
+def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | None, world: World) -> Any:
+    """timm's optimizer, with the token head beside the model's own parameters."""
+    known = list_optimizers()
+    if args.opt.lower().removeprefix("lookahead_") not in known:
+        close = difflib.get_close_matches(args.opt, known, n=3)
+        raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; close: {', '.join(close)}")
+    settings = dict(optimizer_kwargs(cfg=args), lr=learning_rate(args, world.size), **args.opt_kwargs)
+    try:
+        optimizer = create_optimizer_v2(model, **settings)
+    except (ValueError, AssertionError, TypeError, ImportError, AttributeError) as error:
+        raise ConfigError(f"--opt {args.opt} refuses its settings: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise ConfigError(f"--opt {args.opt} needs second derivatives, which this trainer does not compute")
+    if stage is not None and stage.token_head is not None:
+        optimizer.add_param_group({"params": [stage.token_head.weight], "weight_decay": args.weight_decay})
+        optimizer.add_param_group({"params": [stage.token_head.bias], "weight_decay": 0.0})
+    return optimizer
+
+
+def learning_rate(args: argparse.Namespace, world_size: int) -> float:
+    """``--lr``, or timm's rule for ``--lr-base`` (train.py)."""
+    if args.lr is not None:
+        return args.lr
+    ratio = args.batch_size * world_size * args.grad_accum_steps / args.lr_base_size
+    adaptive = any(name in args.opt.lower() for name in ("ada", "lamb"))
+    scale = args.lr_base_scale or ("sqrt" if adaptive else "linear")
+    return args.lr_base * (math.sqrt(ratio) if scale == "sqrt" else ratio)
+
+
+def create_scheduler(args: argparse.Namespace, optimizer: Any, updates_per_epoch: int) -> tuple[Any, int]:
+    """timm's scheduler, and the number of epochs with cool-down."""
+    if args.warmup_epochs >= args.epochs:
+        _log.warning(
+            "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", args.warmup_epochs, args.epochs
+        )
+    settings = scheduler_kwargs(args)
+    if args.sched == "plateau":
+        settings.pop("step_on_epochs")
+    scheduler, epochs = create_scheduler_v2(optimizer, **settings, updates_per_epoch=updates_per_epoch)
+    return scheduler, epochs
+
+
+def create_ema(args: argparse.Namespace, model: nn.Module) -> ModelEmaV3 | None:
+    """The moving average of the weights, None without ``--model-ema``."""
+    if not args.model_ema:
+        return None
+    device = torch.device("cpu") if args.model_ema_force_cpu else None
+    return ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup, device=device)
+
+
+@dataclass
+class Precision:
+    """Mixed precision, with a loss scaler where it is float16.
+
+    Fields:
+        device: type of the device, "cuda" or "cpu".
+        enabled: False computes in float32.
+        requested: "float16", "bfloat16", or None for bfloat16 where the device has it, else float16.
+    """
+
+    device: str
+    enabled: bool
+    requested: str | None = None
+    dtype: torch.dtype = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        bfloat16 = self.device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        if self.requested is not None:
+            bfloat16 = self.requested == "bfloat16"
+        self.dtype = torch.bfloat16 if bfloat16 else torch.float16
+        self.scaler = torch.amp.GradScaler(self.device, enabled=self.enabled and not bfloat16)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context for a forward."""
+        return torch.autocast(self.device, self.dtype, enabled=self.enabled)
+
+
+@dataclass
+class Updater:
+    """Backward passes and, after the last batch of an update, the update.
+
+    Fields:
+        optimizer: of timm.
+        precision: holds the loss scaler.
+        parameters: all that are trained.
+        clip: value of ``--clip-grad``, None for no clipping.
+        clip_mode: "norm", "value" or "agc".
+    """
+
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    parameters: list[nn.Parameter]
+    clip: float | None = None
+    clip_mode: str = "norm"
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to the parameters'."""
+        self.precision.scaler.scale(loss).backward()
+
+    def update(self) -> None:
+        """One step of the optimizer on the summed gradient, which is then gone."""
+        scaler = self.precision.scaler
+        if self.clip is not None:
+            scaler.unscale_(self.optimizer)
+            dispatch_clip_grad(self.parameters, value=self.clip, mode=self.clip_mode)
+        scaler.step(self.optimizer)
+        scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,99 @@
+"""``summary.csv``: what happened in each epoch."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+COLUMNS = (
+    "epoch",
+    "train_loss",
+    "train_classification",
+    "train_fine_grained",
+    "train_consistency",
+    "eval_loss",
+    "eval_top1",
+    "eval_top5",
+    "eval_ema_loss",
+    "eval_ema_top1",
+    "eval_ema_top5",
+    "lr",
+    "img_size",
+    "img_per_s",
+    "data_wait",
+    "grad_norm",
+    "seconds",
+)
+"""Of ``summary.csv``, in every row."""
+
+
+class Summary:
+    """``summary.csv``, one row per epoch, on disk as soon as the epoch is over.
+
+    Args:
+        path: the file; one that is there already is replaced.
+        rows: of the epochs before this process, to go on from; they are written first.
+
+    Raises:
+        ValueError: if a row has a key that is no column.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[dict[str, float]] = ()) -> None:
+        self._path = path
+        self.rows: list[dict[str, float]] = list(rows)
+        lines = [COLUMNS, *(_cells(row) for row in self.rows)]
+        replace_file(path, lambda temporary: _write(temporary, "w", lines))
+
+    def add(self, row: dict[str, float]) -> None:
+        """Append a row; a column that has no value this time stays empty.
+
+        Raises:
+            ValueError: if the row has a key that is no column.
+        """
+        _write(self._path, "a", [_cells(row)])
+        self.rows.append(row)
+
+    def best(self, metric: str = "eval_top1") -> dict[str, float] | None:
+        """The best row so far, the earliest of equals; None while no row has the metric.
+
+        Args:
+            metric: an "eval_*" column; of a loss the lowest is best, of an accuracy the highest.
+
+        Raises:
+            ValueError: if the metric is no such column.
+        """
+        if metric not in COLUMNS or not metric.startswith("eval_"):
+            raise ValueError(f"{metric!r} is not an eval_* column of the summary")
+        # NaN compares as neither better nor worse, so one in the first row would win for ever.
+        evaluated = [row for row in self.rows if (value := row.get(metric)) is not None and not math.isnan(value)]
+        choose = min if metric.endswith("_loss") else max
+        return choose(evaluated, key=lambda row: row[metric], default=None)
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``path`` and move it there, so that ``path`` is always a whole file."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, mode: str, lines: Sequence[Sequence[str]]) -> None:
+    with path.open(mode, newline="") as file:
+        csv.writer(file).writerows(lines)
+
+
+def _cells(row: dict[str, float]) -> list[str]:
+    unknown = sorted(set(row) - set(COLUMNS))
+    if unknown:
+        raise ValueError(f"the summary has no column {', '.join(unknown)}")
+    return [_cell(row.get(name)) for name in COLUMNS]
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

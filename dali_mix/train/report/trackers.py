@@ -1,0 +1,123 @@
+"""The summary's rows in TensorBoard and, on request, Weights & Biases."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dali_mix.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+# The longest first: "eval_ema_top1" is no "ema_top1" of "eval".
+_GROUPS = ("eval_ema", "eval", "train")
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """Where Weights & Biases puts the run.
+
+    Fields:
+        project: its project; None lets wandb choose.
+        tags: to find the run by.
+        resume_id: of the run to go on with; None begins a new one.
+        name: shown for the run; None lets wandb make one up.
+    """
+
+    project: str | None = None
+    tags: Sequence[str] = ()
+    resume_id: str | None = None
+    name: str | None = None
+
+
+class Trackers:
+    """Sends rows to TensorBoard, under ``folder/tensorboard``, and to Weights & Biases if asked for.
+
+    Args:
+        folder: of the run.
+        settings: of the run, kept beside the curves; plain types.
+        wandb: None leaves Weights & Biases out.
+
+    Raises:
+        ConfigError: if Weights & Biases is asked for, but is not installed or does not start.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], *, wandb: WandbOptions | None) -> None:
+        # wandb first: should it fail, no writer's thread is left behind.
+        self._run = None if wandb is None else _start_wandb(folder, settings, wandb)
+        self._writer = _open_tensorboard(folder / "tensorboard", settings)
+
+    def add(self, row: dict[str, float], step: int) -> None:
+        """Send every column that has a value.
+
+        Args:
+            row: of the summary.
+            step: where on the horizontal axis.
+        """
+        scalars = {tag(column): float(value) for column, value in row.items() if value is not None}
+        if self._writer is not None:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+            # A row comes once per epoch: whoever looks on should not wait for the writer's own interval.
+            self._writer.flush()
+        if self._run is not None:
+            self._run.log(scalars, step=step)
+
+    def close(self) -> None:
+        """Finish writing and sending; a second call does nothing."""
+        writer, run = self._writer, self._run
+        self._writer = self._run = None
+        if writer is not None:
+            writer.close()
+        if run is not None:
+            run.finish()
+
+
+def tag(column: str) -> str:
+    """The name of a column's curve: "eval_ema_top1" is "eval_ema/top1", and a column of no group keeps its name."""
+    for group in _GROUPS:
+        if column.startswith(f"{group}_"):
+            return f"{group}/{column[len(group) + 1 :]}"
+    return column
+
+
+def _open_tensorboard(folder: Path, settings: dict[str, Any]) -> Any:
+    """A writer, or None with a warning: the run is worth more than its curves."""
+    try:
+        # Here, because it takes seconds, and only one rank of a training run needs it.
+        from torch.utils.tensorboard import SummaryWriter
+    except Exception as error:  # a protobuf that does not fit raises TypeError, not ImportError
+        _log.warning("no TensorBoard events: %s", _first_line(error))
+        return None
+    writer = SummaryWriter(str(folder))
+    # Indented by four, Markdown shows it as it is.
+    writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
+    return writer
+
+
+def _start_wandb(folder: Path, settings: dict[str, Any], options: WandbOptions) -> Any:
+    try:
+        # By name: a folder "wandb" of earlier runs in the working directory imports as an empty package.
+        from wandb import init
+    except ImportError as error:
+        raise ConfigError("--log-wandb needs the package wandb: pip install wandb") from error
+    try:
+        return init(
+            project=options.project,
+            name=options.name,
+            tags=list(options.tags),
+            id=options.resume_id,
+            # "must": a mistyped id is an error rather than a new run.
+            resume="must" if options.resume_id else None,
+            config=settings,
+            dir=str(folder.absolute()),
+        )
+    except Exception as error:  # no login, no such run, no network: all a matter of the user's settings
+        raise ConfigError(f"--log-wandb: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
