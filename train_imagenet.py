@@ -4,7 +4,10 @@
 import sys
 
 from dali_mix.train import main
+from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_train, imagenet_val
 
+PIPELINES = {"imagenet": (imagenet_train, imagenet_val), "cifar": (cifar_train, cifar_val)}
+
 if __name__ == "__main__":
-    sys.exit(main(imagenet_train, imagenet_val))
+    sys.exit(main(PIPELINES))

@@ -1,6 +1,6 @@
 """ImageNet-style training and validation pipelines.
 
-Training: random-crop decode, resize, flip, then CutMix, Mixup or neither for the whole batch, then
+Training: random-crop decode, resize, augment each image, then CutMix, Mixup or neither for the whole batch, then
 normalise.  Validation: resize, centre crop, normalise, torchvision's result within one grey level on photographs.
 
     from dali_mix import MixLoader
@@ -19,7 +19,8 @@ What all pipelines here and in ``pipelines.cifar`` take:
     batch_size: images per batch on this rank.
     img_size: side of the square images in pixels.
     num_classes: K; None takes the number of class folders.
-    interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
+    interpolation: "bicubic", "bilinear", "lanczos" or "nearest"; for training also "random", which draws bilinear
+        or bicubic for each image.
     mean, std: for images in [0, 1].
     half: float16 images instead of float32.
     device: "gpu" (mixed decoder and GPU operators; DALI's CPU backend where there is no GPU) or "cpu".
@@ -39,14 +40,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nvidia.dali import fn, pipeline_def
+from nvidia.dali import pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dali_mix import fn as mix
 from dali_mix.data import (
+    Augmentation,
     ImageFolder,
+    augment,
     feed_images,
     normalized_outputs,
     random_resized_crop,
@@ -70,7 +73,9 @@ def imagenet_train(
     smoothing: float = 0.1,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    train_crop_mode: str = "rrc",
     hflip: float = 0.5,
+    augmentation: Augmentation | None = None,
     interpolation: str = "bicubic",
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
@@ -91,7 +96,9 @@ def imagenet_train(
         cutmix_alpha, mixup_alpha: parameters of the Beta distributions.
         smoothing: label smoothing in [0, 1].
         scale, ratio: area and aspect ratio of the random crop.
-        hflip: probability of a horizontal flip.
+        train_crop_mode: "rrc", the random resized crop; timm's other modes are not available.
+        hflip: probability of a horizontal flip, where ``augmentation`` is None.
+        augmentation: what happens to each image, flips included; None for ``Augmentation(hflip=hflip)``.
         seed: for crops, flips and mixing; ``shard_id`` is added, so that ranks differ.
         branch_seed: for the shuffle and the choice of the branch; equal on all ranks.
         others: see the top of this file.
@@ -99,6 +106,8 @@ def imagenet_train(
     Returns:
         A pipeline, not yet built, with the outputs of ``normalized_outputs``: images, targets, labels, branch.
     """
+    if train_crop_mode != "rrc":
+        raise ConfigError(f"train_crop_mode must be 'rrc', timm's others are not available, got {train_crop_mode!r}")
     reading = {"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed}
     source, num_classes = _source(data, num_classes, training=True, **reading)
     mixing = {"num_classes": num_classes, "choices": choices, "smoothing": smoothing, "branch_seed": branch_seed}
@@ -108,7 +117,7 @@ def imagenet_train(
         decoder=backend.decoder,
         img_size=img_size,
         crop={"scale": scale, "ratio": ratio, "interpolation": interpolation},
-        hflip=hflip,
+        augmentation=_one_hflip(hflip, augmentation),
         mixing=mixing | {"cutmix_alpha": cutmix_alpha, "mixup_alpha": mixup_alpha},
         normalization={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,
@@ -166,6 +175,15 @@ def imagenet_val(
     )
 
 
+def _one_hflip(hflip: float, augmentation: Augmentation | None) -> Augmentation:
+    """The augmentation, which has the last word on flips; another ``hflip`` beside it must be a mistake."""
+    if augmentation is None:
+        return Augmentation(hflip=hflip)
+    if hflip not in (0.5, augmentation.hflip):
+        raise ConfigError(f"hflip={hflip}, but augmentation.hflip={augmentation.hflip}: give the one in augmentation")
+    return augmentation
+
+
 def _source(
     data: ImageFolder | str | Path | None, num_classes: int | None, **reading: Any
 ) -> tuple[Callable[[], tuple[DataNode, DataNode]], int]:
@@ -179,10 +197,10 @@ def _source(
 
 
 @pipeline_def
-def _train_graph(source, decoder, img_size, crop, hflip, mixing, normalization):
+def _train_graph(source, decoder, img_size, crop, augmentation, mixing, normalization):
     jpegs, labels = source()
     images = random_resized_crop(jpegs, img_size, decoder=decoder, **crop)
-    images = fn.flip(images, horizontal=fn.random.coin_flip(probability=hflip, name="hflip"))
+    images = augment(images, augmentation, img_mean=normalization["mean"], img_std=normalization["std"])
     return normalized_outputs(mix.random_mix(images, labels, **mixing), normalization)
 
 

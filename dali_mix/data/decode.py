@@ -18,6 +18,9 @@ INTERPOLATION = {
 }
 """timm's names of resampling filters, in DALI's terms."""
 
+RANDOM = "random"
+"""timm's name for a filter drawn for each training image."""
+
 
 def decode_images(jpegs: DataNode, *, decoder: str) -> DataNode:
     """Decode whole images.
@@ -50,7 +53,8 @@ def random_resized_crop(
         decoder: "mixed" (nvJPEG and the hardware decoder, output on the GPU) or "cpu".
         scale: range of the crop's share of the image area.
         ratio: range of the crop's width over its height.
-        interpolation: a key of ``INTERPOLATION``; always antialiased, like torchvision on PIL images.
+        interpolation: a key of ``INTERPOLATION``, or "random" for bilinear or bicubic with equal chances, drawn
+            for each image; always antialiased, like torchvision on PIL images.
 
     Returns:
         uint8 (img_size, img_size, 3), layout HWC.
@@ -66,7 +70,11 @@ def random_resized_crop(
         name="random_crop_decoder",
         **_jpeg_quality(decoder),
     )
-    return fn.resize(images, size=[img_size, img_size], interp_type=_filter(interpolation), antialias=True)
+    if interpolation == RANDOM:
+        interp_type = fn.random.choice([types.INTERP_LINEAR, types.INTERP_CUBIC], name="random_interpolation")
+    else:
+        interp_type = _filter(interpolation, RANDOM)
+    return fn.resize(images, size=[img_size, img_size], interp_type=interp_type, antialias=True)
 
 
 def resize_center_crop(
@@ -104,9 +112,9 @@ def resize_center_crop(
     return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1])
 
 
-def _filter(interpolation: str) -> types.DALIInterpType:
+def _filter(interpolation: str, *others: str) -> types.DALIInterpType:
     if interpolation not in INTERPOLATION:
-        raise ConfigError(f"interpolation must be one of {', '.join(INTERPOLATION)}, got {interpolation!r}")
+        raise ConfigError(f"interpolation must be one of {', '.join((*INTERPOLATION, *others))}, got {interpolation!r}")
     return INTERPOLATION[interpolation]
 
 

@@ -40,6 +40,24 @@ class ImageFolder:
             digest.update(f"\0{path[start:]}\0{label}".encode())
         return digest.hexdigest()
 
+    def without(self, excluded: Sequence[str], data_dir: Path) -> ImageFolder:
+        """This folder without some files.
+
+        Args:
+            excluded: paths, absolute or relative to ``data_dir``; those of other folders are passed over.
+            data_dir: what relative paths begin at.
+
+        Raises:
+            ConfigError: if nothing would be left.
+        """
+        base = os.path.abspath(data_dir)
+        gone = {os.path.normpath(os.path.join(base, path)) for path in excluded}
+        kept = [index for index, path in enumerate(self.files) if path not in gone]
+        if not kept:
+            raise ConfigError(f"every image of {self.root} is excluded; check --exclude-list")
+        files = tuple(self.files[index] for index in kept)
+        return ImageFolder(self.root, files, tuple(self.labels[index] for index in kept), self.classes)
+
 
 def scan_image_folder(root: str | Path, classes: Sequence[str] | None = None) -> ImageFolder:
     """List an image folder as torchvision's ``ImageFolder`` does: same files, same labels.

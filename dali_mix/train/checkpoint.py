@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from timm.models import load_state_dict
-from torch import Tensor, nn
 
-from dali_mix.errors import ConfigError
+from dali_mix.train.files import replace_file
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pth\.tar$")
 
@@ -30,42 +25,9 @@ def save_checkpoint(folder: Path, epoch: int, state: dict[str, Any], *, keep: in
             state under "state_dict", where timm looks for it.
     """
     path = folder / f"checkpoint-{epoch}.pth.tar"
-    _replace(path, lambda temporary: torch.save(state, temporary))
+    replace_file(path, lambda temporary: torch.save(state, temporary))
     if is_best:
-        _replace(folder / "model_best.pth.tar", lambda temporary: shutil.copyfile(path, temporary))
+        replace_file(folder / "model_best.pth.tar", lambda temporary: shutil.copyfile(path, temporary))
     numbered = {int(match[1]): old for old in folder.iterdir() if (match := _CHECKPOINT.fullmatch(old.name))}
     for number in sorted(numbered)[:-keep]:
         numbered[number].unlink()
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the model's state as safetensors, in timm's names."""
-    state: dict[str, Tensor] = {name: value.contiguous() for name, value in model.state_dict().items()}
-    _replace(path, lambda temporary: temporary.write_bytes(safetensors.torch.save(state)))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load the model's state from a checkpoint or a safetensors file.
-
-    Raises:
-        ConfigError: if the file cannot be read or does not fit the model.
-    """
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise ConfigError(f"{path} does not fit the model: {' '.join(lines[1:2]).strip() or lines[0]}") from error
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

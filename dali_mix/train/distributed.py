@@ -78,9 +78,7 @@ def open_world(device: str | None, deterministic: bool = False) -> Iterator[Worl
     _configure_backends(place, deterministic)
     if size > 1:
         on_gpu = place.type == "cuda"
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo", device_id=place if on_gpu else None, timeout=_TIMEOUT
-        )
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None, timeout=_TIMEOUT)
     try:
         yield World(rank, size, place)
     finally:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,8 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from dali_mix.data import Batch
 from dali_mix.smmix import SMMix
 from dali_mix.smmix.stage import Mixture
+from dali_mix.train.files import replace_file
 
 Pixels: TypeAlias = NDArray[np.uint8]
+Row: TypeAlias = list[tuple[Image.Image, str]]  # tiles and their captions
 Box: TypeAlias = tuple[int, int, int, int]  # y1, x1, y2, x2 in tokens, half-open
 
 _TILE_PX = 144
@@ -59,7 +62,7 @@ class Preview:
         self._smoothing = smoothing
         self._stage = stage
         self._columns = columns
-        self._rows: dict[str, list[tuple[Image.Image, str]]] = {}
+        self._kept: dict[str, Callable[[], dict[str, Row]]] = {}
 
     def watch(self, batch: Batch, square: int | None) -> None:
         """Keep the batch if it is the first of its branch since :meth:`restart`; call it before the step.
@@ -67,25 +70,34 @@ class Preview:
         For SMMix the probe is repeated with the same weights and window side, so that what is drawn
         is what the step is about to compute.
         """
-        if batch.branch == "smmix" and "smmix" not in self._rows and self._stage is not None:
-            self._keep_smmix(batch, self._stage.mix(batch.images, square))
-        elif batch.branch in ("cutmix", "mixup") and batch.branch not in self._rows:
-            images = self._pixels(batch.images[: self._columns])
-            captions = self._captions(batch.targets[: self._columns])
-            self._rows[batch.branch] = [(_tile(image), text) for image, text in zip(images, captions, strict=True)]
+        if batch.branch in self._kept:
+            return
+        # Kept on the device: nothing here waits for it, and it is drawn when the epoch is over.
+        if batch.branch == "smmix" and self._stage is not None:
+            self._kept["smmix"] = partial(self._draw_smmix, batch, self._stage.mix(batch.images, square))
+        elif batch.branch in ("cutmix", "mixup"):
+            self._kept[batch.branch] = partial(self._draw_mixed, batch)
 
     def restart(self) -> None:
         """Forget what was kept."""
-        self._rows.clear()
+        self._kept.clear()
 
     def save(self, path: Path) -> bool:
         """Draw what was kept; False if nothing was."""
-        rows = [(_TITLES[name], self._rows[name]) for name in _TITLES if name in self._rows]
+        drawn: dict[str, Row] = {}
+        for draw in self._kept.values():
+            drawn |= draw()
+        rows = [(_TITLES[name], drawn[name]) for name in _TITLES if name in drawn]
         if rows:
-            _draw_grid(rows).save(path)
+            replace_file(path, lambda temporary: _draw_grid(rows).save(temporary, format="PNG"))
         return bool(rows)
 
-    def _keep_smmix(self, batch: Batch, mixture: Mixture) -> None:
+    def _draw_mixed(self, batch: Batch) -> dict[str, Row]:
+        images = self._pixels(batch.images[: self._columns])
+        captions = self._captions(batch.targets[: self._columns])
+        return {batch.branch: [(_tile(image), text) for image, text in zip(images, captions, strict=True)]}
+
+    def _draw_smmix(self, batch: Batch, mixture: Mixture) -> dict[str, Row]:
         count = min(self._columns, len(batch.labels))
         # Only what is drawn leaves the device: the partners of the first images are the last ones.
         originals = self._pixels(batch.images[:count])
@@ -94,7 +106,7 @@ class Preview:
         attention = mixture.attention.float().cpu().numpy()
         names = [self._classes[label] for label in batch.labels.tolist()]
         grid = attention.shape[1:]
-        rows: dict[str, list[tuple[Image.Image, str]]] = {"own": [], "partner": [], "smmix": []}
+        rows: dict[str, Row] = {"own": [], "partner": [], "smmix": []}
         for own in range(count):
             partner = len(names) - 1 - own
             target = _window(mixture.windows.target[own], mixture.square)
@@ -105,7 +117,7 @@ class Preview:
             rows["own"].append((own_tile, names[own]))
             rows["partner"].append((partner_tile, names[partner]))
             rows["smmix"].append((seen, f"{mixture.lam:.2f} {names[own]}\n{1 - mixture.lam:.2f} {names[partner]}"))
-        self._rows.update(rows)
+        return rows
 
     def _pixels(self, images: torch.Tensor) -> Pixels:
         values = images.detach().float().cpu().permute(0, 2, 3, 1) * self._std + self._mean

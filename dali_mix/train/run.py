@@ -1,47 +1,45 @@
-"""A whole run: what ``train_imagenet.py`` does between its command line and its exit code."""
+"""A whole run: settings, data, model, epochs, results."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-import yaml
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import distribute_bn, random_seed
+import torch
+from timm.utils import random_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dali_mix.data import MixLoader
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.smmix import SMMix
-from dali_mix.train import prepare
-from dali_mix.train.arguments import parse_args
-from dali_mix.train.checkpoint import save_checkpoint, save_weights
+from dali_mix.train import building
+from dali_mix.train.config import parse_args
+from dali_mix.train.datasets import Data, Loaders, Pipelines, open_data
 from dali_mix.train.distributed import World, open_world
 from dali_mix.train.evaluate import evaluate
-from dali_mix.train.loop import Precision, Trainer, TrainingError
+from dali_mix.train.loop import Trainer, TrainingError
+from dali_mix.train.optimization import Precision, Updater, create_ema, create_optimizer, create_scheduler
+from dali_mix.train.outputs import RunFolder, metric_rows
 from dali_mix.train.preview import Preview
-from dali_mix.train.report import Progress, Summary, table
+from dali_mix.train.report import Progress, table
 from dali_mix.train.step import TrainStep
 
 _log = logging.getLogger(__name__)
 
 
-def main(
-    build_train: prepare.PipelineFactory, build_val: prepare.PipelineFactory, argv: Sequence[str] | None = None
-) -> int:
+def main(pipelines: Pipelines, argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        build_train, build_val: make the pipelines, with the parameters of ``pipelines.imagenet``.
+        pipelines: name for ``--pipeline`` to two functions, which make the training and the validation
+            pipeline and have parameters named as those of ``pipelines.imagenet``.
         argv: the command line, None for this process's own.
 
     Returns:
@@ -49,183 +47,198 @@ def main(
     """
     args = parse_args(argv)
     try:
-        with open_world(args.device) as world:
+        with open_world(args.device, args.deterministic) as world:
             _configure_logging(world)
-            _run(args, world, build_train, build_val)
+            _run(args, world, pipelines)
     except (ConfigError, DataError, TrainingError) as error:
         _complain(f"error: {error}")
         return 1 if isinstance(error, TrainingError) else 2
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        _complain(f"error: --deterministic: {str(error).splitlines()[0]}")
+        return 2
     return 0
 
 
-def _run(
-    args: argparse.Namespace, world: World, build_train: prepare.PipelineFactory, build_val: prepare.PipelineFactory
-) -> None:
+def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
     random_seed(args.seed, world.rank)
-    data = prepare.open_data(args, world)
-    model, config = prepare.create_model(args, data.num_classes, world)
-    stage = prepare.create_stage(args, model, config, data.num_classes)
-    train_loader, val_loader = prepare.open_loaders(args, data, config, world, build_train, build_val)
+    data = open_data(args, world)
+    model, config = building.create_model(args, data.num_classes, world)
+    stage = building.create_stage(args, model, config, data.num_classes)
+    building.load_initial(args, model, stage)
+    loaders = Loaders(args, data, config, world, pipelines)
     with ExitStack() as stack:
-        stack.callback(val_loader.close)
-        if train_loader is None:
-            _evaluate_only(args, model, val_loader, world)
+        validation = stack.enter_context(loaders.validation())
+        if args.eval_only:
+            _evaluate_only(args, model, validation, world)
             return
-        stack.callback(train_loader.close)
-        preview = Preview(data.val.classes, config["mean"], config["std"], args.smoothing, stage)
-        _train(args, world, model, stage, (train_loader, val_loader), preview)
+        run = _Run(args, world, data, model, stage, loaders, validation)
+        stack.callback(run.close)
+        if args.bench_steps:
+            run.bench(args.bench_steps)
+        else:
+            run.train(Preview(data.val.classes, config["mean"], config["std"], args.smoothing, stage))
 
 
 def _evaluate_only(args: argparse.Namespace, model: nn.Module, loader: MixLoader, world: World) -> None:
-    precision = Precision(world.device.type, args.amp)
+    precision = Precision(world.device.type, args.amp, args.amp_dtype)
     metrics = evaluate(model, loader, world, precision.autocast)
     if world.is_main:
-        print(table([("images", str(loader.num_samples)), *_metric_rows(metrics)]))
+        print(table([("images", str(loader.num_samples)), *metric_rows(metrics)]))
 
 
-def _train(
-    args: argparse.Namespace,
-    world: World,
-    model: nn.Module,
-    stage: SMMix | None,
-    loaders: tuple[MixLoader, MixLoader],
-    preview: Preview,
-) -> None:
-    train_loader, val_loader = loaders
-    trainer = _build_trainer(args, world, model, stage, len(train_loader), preview)
-    folder = _open_folder(args, world)
-    summary = Summary(folder / "summary.csv") if folder else None
-    images_per_epoch = len(train_loader) * args.batch_size * world.size
-    progress = Progress(args.epochs, images_per_epoch, shown=world.is_main)
-    try:
-        for epoch in range(args.epochs):
-            start = time.perf_counter()
-            preview.restart()
-            row = trainer.train_epoch(train_loader, epoch, progress)
-            if world.size > 1:
-                # Each rank has BatchNorm statistics of its own batches; all evaluate, and save, the mean.
-                distribute_bn(model, world.size, reduce=True)
-            metrics = evaluate(model, val_loader, world, trainer.precision.autocast)
-            row.update({f"eval_{name}": value for name, value in metrics.items()})
-            row.update(epoch=epoch, seconds=time.perf_counter() - start)
-            if folder and summary:
-                summary.add(row)
-                progress.epoch_done(row)
-                state = _state(args, trainer, model, epoch, metrics)
-                save_checkpoint(folder, epoch, state, keep=args.checkpoint_hist, is_best=summary.best() is row)
-                preview.save(folder / "preview.png")
-    finally:
-        progress.close()
-    if folder and summary:
-        save_weights(model, folder / "model.safetensors")
-        print(_final_table(args, model, summary, folder))
+class _Run:
+    """The epochs of a run."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        world: World,
+        data: Data,
+        model: nn.Module,
+        stage: SMMix | None,
+        loaders: Loaders,
+        validation: MixLoader,
+    ) -> None:
+        self._args, self._world, self._data = args, world, data
+        self._loaders, self._validation = loaders, validation
+        self._training = loaders.training()
+        self._mixing = True
+        self.trainer, self._epochs = _build_trainer(args, world, model, stage, len(self._training))
+        off = args.mixup_off_epoch
+        if off >= self._epochs:
+            _log.warning("--mixup-off-epoch %d has no effect: the run ends with epoch %d", off, self._epochs)
+
+    def close(self) -> None:
+        """Release the training pipeline."""
+        self._training.close()
+
+    def bench(self, steps: int) -> None:
+        """Train for so many batches and say how fast; nothing is written."""
+        trainer, world = self.trainer, self._world
+        steps = min(steps, len(self._training))
+        trainer.log_interval = steps
+        progress = Progress(1, self._images(steps), shown=False)
+        row = trainer.train_epoch(self._training, 0, progress, max_steps=steps)
+        if world.is_main:
+            lines = [
+                ("batches", f"{steps} of {self._args.batch_size} on each of {world.size} rank(s)"),
+                ("speed", f"{row['img_per_s']:.1f} img/s, start-up of the pipeline included"),
+                ("data wait", f"{row['data_wait']:.1%} of the time"),
+            ]
+            if world.device.type == "cuda":
+                lines.append(("memory", f"{torch.cuda.max_memory_allocated(world.device) / 2**30:.1f} GiB at most"))
+            print(table(lines))
+
+    def train(self, preview: Preview) -> None:
+        """All epochs; the main rank writes and speaks."""
+        args, world = self._args, self._world
+        if world.is_main:
+            self.trainer.watch = preview.watch
+        folder = RunFolder(args, self._data.num_classes, self._data.val.classes) if world.is_main else None
+        progress = Progress(self._epochs, self._images(len(self._training)), shown=world.is_main)
+        try:
+            for epoch in range(self._epochs):
+                start = time.perf_counter()
+                preview.restart()
+                row = self._train_epoch(epoch, progress)
+                row |= {"epoch": epoch, "seconds": time.perf_counter() - start}
+                if folder:
+                    folder.add_epoch(row, self.trainer, preview)
+                    progress.epoch_done(row)
+        finally:
+            progress.close()
+            if folder:
+                folder.close()
+        if folder:
+            print(folder.finish(self.trainer))
+
+    def _images(self, steps: int) -> int:
+        return steps * self._args.batch_size * self._world.size
+
+    def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
+        args, trainer, world = self._args, self.trainer, self._world
+        if self._mixing and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+            self._stop_mixing(epoch)
+        row = trainer.train_epoch(self._training, epoch, progress)
+        if not args.sync_bn:
+            # Each rank has BatchNorm statistics of its own batches; all evaluate, and save, the same.
+            world.share_batch_norm(trainer.model, args.dist_bn)
+            if trainer.ema is not None and not args.model_ema_force_cpu:
+                world.share_batch_norm(trainer.ema.module, args.dist_bn)
+        if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self._epochs:
+            row |= self._evaluate()
+        trainer.scheduler.step(epoch + 1, row.get(f"eval_{args.eval_metric}"))
+        return row
+
+    def _evaluate(self) -> dict[str, float]:
+        trainer, args = self.trainer, self._args
+        models = {"eval_": trainer.model}
+        if trainer.ema is not None and not args.model_ema_force_cpu:
+            models["eval_ema_"] = trainer.ema.module
+        row: dict[str, float] = {}
+        for prefix, model in models.items():
+            metrics = evaluate(model, self._validation, self._world, trainer.updater.precision.autocast)
+            row |= {prefix + name: value for name, value in metrics.items()}
+        return row
+
+    def _stop_mixing(self, epoch: int) -> None:
+        _log.info("epoch %d: mixing is off from here on (--mixup-off-epoch)", epoch + 1)
+        self._training.close()
+        self._training = self._loaders.training(mixing=False)
+        self._mixing = False
 
 
 def _build_trainer(
-    args: argparse.Namespace,
-    world: World,
-    model: nn.Module,
-    stage: SMMix | None,
-    steps_per_epoch: int,
-    preview: Preview,
-) -> Trainer:
-    optimizer = prepare.create_optimizer(args, model, stage, world)
-    args.sched_on_updates = True
-    if args.warmup_epochs >= args.epochs:
-        _log.warning(
-            "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", args.warmup_epochs, args.epochs
-        )
-    scheduler, _ = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=steps_per_epoch)
-    step: nn.Module = TrainStep(model, stage)
+    args: argparse.Namespace, world: World, model: nn.Module, stage: SMMix | None, batches: int
+) -> tuple[Trainer, int]:
+    """The trainer, and the number of epochs with cool-down."""
+    optimizer = create_optimizer(args, model, stage, world)
+    precision = Precision(world.device.type, args.amp, args.amp_dtype)
+    ema = create_ema(args, model)  # before compilation: it copies the model
+    building.compile_modules(args, model, stage)
+    step: nn.Module = TrainStep(model, stage, building.create_loss(args)).to(world.device)
+    parameters = [parameter for parameter in step.parameters() if parameter.requires_grad]
     if world.size > 1:
-        step = DistributedDataParallel(step, device_ids=[world.device] if world.device.type == "cuda" else None)
-    return Trainer(
+        on_gpu = world.device.type == "cuda"
+        step = DistributedDataParallel(
+            step, device_ids=[world.device] if on_gpu else None, broadcast_buffers=not args.no_ddp_bb
+        )
+    trainer = Trainer(
         step=step,
+        model=model,
         stage=stage,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        precision=Precision(world.device.type, args.amp),
+        updater=Updater(optimizer, precision, parameters, args.clip_grad, args.clip_mode),
+        scheduler=None,
         world=world,
         seed=args.seed,
         log_interval=args.log_interval,
-        watch=preview.watch if world.is_main else _ignore,
+        watch=_ignore,
+        accumulate=args.grad_accum_steps,
+        ema=ema,
+        synchronize=args.synchronize_step,
     )
+    trainer.scheduler, epochs = create_scheduler(args, optimizer, trainer.updates_per_epoch(batches))
+    if world.is_main:
+        _log.info(_description(args, world, trainer, precision))
+    return trainer, epochs
+
+
+def _description(args: argparse.Namespace, world: World, trainer: Trainer, precision: Precision) -> str:
+    """What the defaults came to, in one line."""
+    numbers = str(precision.dtype).removeprefix("torch.") if precision.enabled else "float32"
+    total = args.batch_size * world.size * args.grad_accum_steps
+    groups: list[dict[str, Any]] = trainer.updater.optimizer.param_groups
+    initial = max(group.get("initial_lr", group["lr"]) for group in groups)
+    return f"{args.model} on {world.size} x {world.device.type}, {numbers}, {total} images per update, lr {initial:.3g}"
 
 
 def _ignore(*_: object) -> None:
     return None
-
-
-def _open_folder(args: argparse.Namespace, world: World) -> Path | None:
-    """The run's folder with ``args.yaml``, on the main rank; an older run of the same name is left alone."""
-    if not world.is_main:
-        return None
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = args.experiment or f"{stamp}-{args.model.replace('/', '_')}"
-    folder, count = args.output / name, 0
-    try:
-        while folder.exists():
-            count += 1
-            folder = args.output / f"{name}-{count}"
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"--output {args.output} cannot be written: {error.strerror}") from error
-    (folder / "args.yaml").write_text(yaml.safe_dump(_plain(vars(args)), default_flow_style=None))
-    _log.info("writing to %s", folder)
-    return folder
-
-
-def _state(
-    args: argparse.Namespace, trainer: Trainer, model: nn.Module, epoch: int, metrics: dict[str, float]
-) -> dict[str, Any]:
-    token_head = trainer.stage.token_head if trainer.stage else None
-    return {
-        "arch": args.model,
-        "epoch": epoch,
-        "state_dict": model.state_dict(),
-        "token_head": token_head.state_dict() if token_head else None,
-        "optimizer": trainer.optimizer.state_dict(),
-        "scaler": trainer.precision.scaler.state_dict(),
-        "metrics": metrics,
-        "args": _plain(vars(args)),
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text and tuples as lists, so that YAML and ``torch.load(weights_only=True)`` read it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _final_table(args: argparse.Namespace, model: nn.Module, summary: Summary, folder: Path) -> str:
-    best, last = summary.best(), summary.rows[-1]
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    rows = [
-        ("model", f"{args.model}, {millions:.2f} M parameters"),
-        ("epochs", str(args.epochs)),
-        *_metric_rows({name: last[f"eval_{name}"] for name in ("loss", "top1", "top5")}),
-        ("best top-1", f"{best['eval_top1']:.2f} % in epoch {int(best['epoch']) + 1}, model_best.pth.tar"),
-        ("time", f"{sum(row['seconds'] for row in summary.rows):.0f} s"),
-        ("weights", str(folder / "model.safetensors")),
-        ("per epoch", str(folder / "summary.csv")),
-    ]
-    if (folder / "preview.png").exists():
-        rows.append(("preview", str(folder / "preview.png")))
-    return table(rows)
-
-
-def _metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
-    return [
-        ("loss", f"{metrics['loss']:.3f}"),
-        ("top-1", f"{metrics['top1']:.2f} %"),
-        ("top-5", f"{metrics['top5']:.2f} %"),
-    ]
 
 
 def _complain(message: str) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from dali_mix.train import main
-from pipelines.imagenet import imagenet_train, imagenet_val
+from train_imagenet import PIPELINES
 
 TINY = "--model vit_tiny_patch16_224 --img-size 32 --model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2".split()
 FAST = [*TINY, *"-b 10 -j 2 --epochs 2 --opt adamw --lr 1e-3 --warmup-epochs 1 --device cpu --crop-pct 1.0".split()]
@@ -15,7 +15,7 @@ def train(capfd, image_folder, tmp_path):
         argv = [*defaults, "--output", str(tmp_path), *(["--data-dir", str(data)] if data else []), *map(str, flags)]
         capfd.readouterr()
         try:
-            code = main(imagenet_train, imagenet_val, argv)
+            code = main(PIPELINES, argv)
         except SystemExit as exit_:
             code = exit_.code
         return code, *capfd.readouterr()

@@ -78,7 +78,7 @@ def test_weights_load_in_plain_timm_and_evaluate_to_the_same(train, tmp_path):
     assert set(checkpoint["state_dict"]) == set(model.state_dict())
     assert set(checkpoint["token_head"]) == {"weight", "bias"}
     for name in ("model.safetensors", "checkpoint-1.pth.tar"):
-        code, out, err = train("--eval-only", "--checkpoint", folder / name)
+        code, out, err = train("--eval-only", "--initial-checkpoint", folder / name)
         assert code == 0, err
         assert f"{float(last['eval_top1']):.2f} %" in out
         assert "images  30" in out
@@ -88,7 +88,7 @@ def test_evaluation_alone_needs_no_training_images(train, tmp_path, image_folder
     train("--experiment", "run", "--epochs", 1)
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "val").symlink_to(image_folder / "val")
-    code, out, err = train("--eval-only", "--checkpoint", tmp_path / "run/model.safetensors", data=tmp_path / "only")
+    code, out, err = train("--eval-only", "--initial-checkpoint", tmp_path / "run/model.safetensors", data=tmp_path / "only")
     assert code == 0, err
     assert "top-1" in out
 
@@ -145,7 +145,7 @@ def broken(tmp_path, image_folder):
         (["--model-kwargs", "in_chans=1"], "three channels"),
         (["--model-kwargs", "num_classes=5"], "use --num-classes"),
         (["--model-kwargs", "nonsense=1"], "refuses its options"),
-        (["--checkpoint", "{broken}/junk.pth.tar"], "cannot be read as weights"),
+        (["--initial-checkpoint", "{broken}/junk.pth.tar"], "cannot be read as weights"),
         (["--output", "/proc/none"], "cannot be written"),
         (["--device", "cuda"], "no CUDA GPU found"),
     ],
@@ -206,7 +206,7 @@ def test_weights_of_another_model_are_refused(train, tmp_path):
     train("--experiment", "run", "--epochs", 1)
     code, _, err = train(
         "--model-kwargs", "patch_size=8", "embed_dim=32", "depth=2", "num_heads=2",
-        "--checkpoint", tmp_path / "run" / "model.safetensors",
+        "--initial-checkpoint", tmp_path / "run" / "model.safetensors",
     )  # fmt: skip
     assert code == 2
     assert "does not fit the model" in err
@@ -240,7 +240,7 @@ def test_two_ranks_train_one_model(tmp_path, image_folder, train):
     assert [path.name for path in tmp_path.glob("two*")] == ["two"]
     last = summary_of(tmp_path / "two")[-1]
     # The two ranks' counts together are those of one rank that sees every image.
-    _, out, _ = train("--eval-only", "--checkpoint", tmp_path / "two" / "model.safetensors")
+    _, out, _ = train("--eval-only", "--initial-checkpoint", tmp_path / "two" / "model.safetensors")
     assert f"{float(last['eval_top1']):.2f} %" in out
     assert f"{float(last['eval_loss']):.3f}" in out
 
@@ -253,7 +253,7 @@ def test_two_ranks_evaluate_what_they_save(tmp_path, image_folder, train):
     result = run_command(*flags, "--data-dir", image_folder, "--output", tmp_path, ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (row,) = summary_of(tmp_path / "two")
-    _, out, _ = train("--eval-only", "--checkpoint", tmp_path / "two" / "model.safetensors", defaults=model)
+    _, out, _ = train("--eval-only", "--initial-checkpoint", tmp_path / "two" / "model.safetensors", defaults=model)
     assert f"loss    {float(row['eval_loss']):.3f}" in out
 
 

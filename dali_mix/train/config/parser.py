@@ -14,11 +14,12 @@ class Parser(argparse.ArgumentParser):
     """Raises ConfigError; argparse would print the usage of every flag and leave."""
 
     def error(self, message: str) -> NoReturn:
+        """What argparse calls for a flag that cannot work."""
         raise ConfigError(message)
 
 
 def build_parser() -> Parser:
-    """All flags; names, types, defaults and meanings are those of timm 1.0.31's ``train.py`` where timm has the flag."""
+    """All flags; where timm 1.0.31's ``train.py`` has one, its name, type, default and meaning."""
     parser = Parser(
         prog="train_imagenet.py",
         description="Train an image classifier: DALI decodes, augments and mixes; SMMix mixes by attention.",

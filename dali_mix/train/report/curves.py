@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dali_mix.train.report.summary import replace_file
+from dali_mix.train.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     margin = max(0.5, 0.02 * (max(drawn) - min(drawn)))
     for axes in (loss_axes, accuracy_axes, rate_axes):
         axes.set_xlim(min(drawn) - margin, max(drawn) + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     for axes in (loss_axes, accuracy_axes):
         if axes.get_legend_handles_labels()[0]:
             # Below the axis' label, where no curve can be.
@@ -152,3 +152,5 @@ def _scale_rate(axes: Axes, rate: Mapping[str, _Points]) -> None:
         axes.set_ylabel("learning rate (log scale)")
     elif positive:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
+        # From zero: a rate that hardly changes should look like one.
+        axes.set_ylim(bottom=0, top=1.05 * max(positive))

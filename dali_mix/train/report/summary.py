@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from dali_mix.train.files import replace_file
 
 COLUMNS = (
     "epoch",
@@ -71,16 +72,6 @@ class Summary:
         evaluated = [row for row in self.rows if (value := row.get(metric)) is not None and not math.isnan(value)]
         choose = min if metric.endswith("_loss") else max
         return choose(evaluated, key=lambda row: row[metric], default=None)
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path`` and move it there, so that ``path`` is always a whole file."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(path: Path, mode: str, lines: Sequence[Sequence[str]]) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
-from dali_mix.train.arguments import build_parser, mixing_choices, parse_args
+from dali_mix.train.config import build_parser, parse_args
+from dali_mix.train.config.choices import mixing_choices
 
 
 def choices_of(flags):
@@ -20,6 +21,7 @@ def choices_of(flags):
         ("--smmix --mixup 0.8", {"mixup": 0.5, "smmix": 0.5}),
         ("--smmix --mixup 0.8 --cutmix 1 --smmix-prob 0.2", {"cutmix": 0.4, "mixup": 0.4, "smmix": 0.2}),
         ("--smmix --smmix-prob 0.7", {"smmix": 0.7}),
+        ("--cutmix-minmax 0.2 0.8", {"cutmix": 1.0}),
     ],
 )
 def test_choices_per_batch(flags, choices):
@@ -39,20 +41,44 @@ def test_demo_sets_defaults_that_flags_override():
     [
         ("", "--data-dir is missing"),
         ("--demo --data-dir x", "leave out --data-dir"),
-        ("--data-dir x --eval-only", "needs --checkpoint"),
+        ("--data-dir x --eval-only", "needs weights: --initial-checkpoint FILE"),
         ("--data-dir x --smmix-prob 0.5", "no effect without --smmix"),
         ("--data-dir x --smmix --smmix-prob 0", "leave both out"),
         ("--data-dir x --mixup-prob 0.5", "no effect without --mixup or --cutmix"),
         ("--data-dir x --cutmix 1 --mixup-switch-prob 0.7", "unless both"),
         ("--data-dir x --lr 0.1 --lr-base 0.2", "no effect beside --lr"),
-        ("--data-dir x --checkpoint nowhere.pt", "is not a file"),
+        ("--data-dir x --initial-checkpoint nowhere.pt", "is not a file"),
         ("--data-dir x --scale 0.5 0.1", "MIN <= MAX"),
         ("--data-dir x --ratio 0 1", "--ratio"),
         ("--data-dir x -b 0", "'0' is not an integer >= 1"),
         ("--data-dir x --smoothing 2", r"'2' is not a number in [0, 1]"),
         ("--data-dir x --lr nan", "'nan' is not a number >= 0"),
         ("--data-dir x --img-size 22.4", "'22.4' is not an integer >= 1"),
-        ("--data-dir x --epoch 3", "unrecognized arguments"),
+        ("--data-dir x --epoch 3", "unrecognized arguments: --epoch; did you mean --epochs?"),
+        ("x --data-dir y", "given twice"),
+        ("--data-dir x --kd-model-name y", "--kd-model-name is not supported: this trainer does not distil"),
+        ("--data-dir x --aug-splits=3", "--aug-splits is not supported: a batch holds one view"),
+        ("--data-dir x --resume y", "--resume is not supported"),
+        ("--data-dir x --img-size 32 --input-size 3 32 32", "leave one out"),
+        ("--data-dir x --in-chans 1", "RGB images"),
+        ("--data-dir x --mean 0.5 0.5", "--mean takes one number or three, got 2"),
+        ("--data-dir x --std 0", "--std must be positive"),
+        ("--data-dir x --amp-dtype float16", "--amp-dtype has no effect without --amp"),
+        ("--data-dir x --torchcompile-mode default", "no effect without --torchcompile"),
+        ("--data-dir x --clip-mode agc", "no effect without --clip-grad"),
+        ("--data-dir x --model-ema-warmup", "no effect without --model-ema"),
+        ("--data-dir x --bce-sum", "no effect without --bce-loss"),
+        ("--data-dir x --bce-loss --smmix", "--bce-loss does not go with --smmix"),
+        ("--data-dir x --cutmix-minmax 0.5 0.2", "MIN <= MAX"),
+        ("--data-dir x --mixup-off-epoch 3", "no effect without --mixup, --cutmix or --smmix"),
+        ("--data-dir x --smmix --smmix-min-side 0.8", "larger than --smmix-max-side"),
+        ("--data-dir x --smmix-loss-weights 1 0 1", "no effect without --smmix"),
+        ("--data-dir x --wandb-project y", "no effect without --log-wandb"),
+        ("--data-dir x --train-size-probs 1 1", "no effect without --train-img-sizes"),
+        ("--data-dir x --train-img-sizes 32 64 --train-size-probs 1", "a weight for each of 2 sizes"),
+        ("--data-dir x --class-map nowhere.txt", "--class-map nowhere.txt is not a file"),
+        ("--data-dir x --exclude-list nowhere.txt", "--exclude-list nowhere.txt is not a file"),
+        ("--data-dir x --eval-only --pretrained --bench-steps 3", "leave out --eval-only"),
     ],
 )
 def test_one_line_and_code_2(capsys, flags, message):
