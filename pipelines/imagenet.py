@@ -33,6 +33,7 @@ What all pipelines here and in ``pipelines.cifar`` take:
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -56,6 +57,7 @@ from dali_mix.data import (
     read_images,
     resize_center_crop,
     scan_image_folder,
+    scheduled_size,
     select_backend,
 )
 from dali_mix.errors import ConfigError
@@ -65,15 +67,18 @@ def imagenet_train(
     data: ImageFolder | str | Path | None,
     *,
     batch_size: int,
-    img_size: int = 224,
+    img_size: int | Callable[[int, int], int] = 224,
     num_classes: int | None = None,
     choices: Mapping[str, float] = MappingProxyType({"cutmix": 0.5, "mixup": 0.5}),
     cutmix_alpha: float = 1.0,
     mixup_alpha: float = 0.8,
+    mode: str = "batch",
+    minmax: tuple[float, float] | None = None,
     smoothing: float = 0.1,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     train_crop_mode: str = "rrc",
+    no_aug: bool = False,
     hflip: float = 0.5,
     augmentation: Augmentation | None = None,
     interpolation: str = "bicubic",
@@ -93,10 +98,14 @@ def imagenet_train(
 
     Args:
         choices: probability per batch of "cutmix", "mixup" and "smmix"; the rest is left unmixed.
+        img_size: side in pixels, or a function of epoch and batch, both counted from 0, for sizes that change.
         cutmix_alpha, mixup_alpha: parameters of the Beta distributions.
+        mode: "batch", "pair" or "elem": who shares a draw; pairs are i and B-1-i in mode "pair".
+        minmax: smallest and largest side of CutMix's box as shares of the image's, instead of ``cutmix_alpha``.
         smoothing: label smoothing in [0, 1].
         scale, ratio: area and aspect ratio of the random crop.
         train_crop_mode: "rrc", the random resized crop; timm's other modes are not available.
+        no_aug: resize and crop the centre instead; the rest of the augmentation is ``augmentation``.
         hflip: probability of a horizontal flip, where ``augmentation`` is None.
         augmentation: what happens to each image, flips included; None for ``Augmentation(hflip=hflip)``.
         seed: for crops, flips and mixing; ``shard_id`` is added, so that ranks differ.
@@ -108,17 +117,21 @@ def imagenet_train(
     """
     if train_crop_mode != "rrc":
         raise ConfigError(f"train_crop_mode must be 'rrc', timm's others are not available, got {train_crop_mode!r}")
+    if data is not None and not isinstance(data, ImageFolder):
+        data = scan_image_folder(data)
     reading = {"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed}
     source, num_classes = _source(data, num_classes, training=True, **reading)
-    mixing = {"num_classes": num_classes, "choices": choices, "smoothing": smoothing, "branch_seed": branch_seed}
+    mixing: dict[str, Any] = {"num_classes": num_classes, "choices": choices, "smoothing": smoothing}
+    mixing |= {"cutmix_alpha": cutmix_alpha, "mixup_alpha": mixup_alpha, "minmax": minmax, "branch_seed": branch_seed}
+    mixing |= {"mode": mode, "pairing": "flip" if mode == "pair" else "permutation"}
     backend = select_backend(device, device_id)
     return _train_graph(
         source,
         decoder=backend.decoder,
-        img_size=img_size,
-        crop={"scale": scale, "ratio": ratio, "interpolation": interpolation},
+        img_size=_size(img_size, data, batch_size, num_shards),
+        crop={"interpolation": interpolation} | ({"crop_pct": 1.0} if no_aug else {"scale": scale, "ratio": ratio}),
         augmentation=_one_hflip(hflip, augmentation),
-        mixing=mixing | {"cutmix_alpha": cutmix_alpha, "mixup_alpha": mixup_alpha},
+        mixing=mixing,
         normalization={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,
         num_threads=num_threads,
@@ -196,10 +209,24 @@ def _source(
     return partial(read_images, folder, **reading), num_classes or len(folder.classes)
 
 
+def _size(
+    img_size: int | Callable[[int, int], int], data: ImageFolder | None, batch_size: int, num_shards: int
+) -> Callable[[], int | DataNode]:
+    """What gives the graph its image size."""
+    if not callable(img_size):
+        return lambda: img_size
+    if data is None:
+        raise ConfigError("an img_size that changes needs a folder: without one there are no epochs")
+    batches = math.ceil(len(data) // num_shards / batch_size)
+    return partial(scheduled_size, img_size, batch_size=batch_size, batches_per_epoch=batches)
+
+
 @pipeline_def
 def _train_graph(source, decoder, img_size, crop, augmentation, mixing, normalization):
     jpegs, labels = source()
-    images = random_resized_crop(jpegs, img_size, decoder=decoder, **crop)
+    # By its name, and not by a condition in the graph: "crop_pct" is the centre crop's.
+    crop_images = resize_center_crop if "crop_pct" in crop else random_resized_crop
+    images = crop_images(jpegs, img_size(), decoder=decoder, **crop)
     images = augment(images, augmentation, img_mean=normalization["mean"], img_std=normalization["std"])
     return normalized_outputs(mix.random_mix(images, labels, **mixing), normalization)
 

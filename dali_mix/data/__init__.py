@@ -14,3 +14,4 @@ from dali_mix.data.normalize import normalize as normalize
 from dali_mix.data.normalize import normalized_outputs as normalized_outputs
 from dali_mix.data.source import feed_images as feed_images
 from dali_mix.data.source import read_images as read_images
+from dali_mix.data.source import scheduled_size as scheduled_size

@@ -38,7 +38,7 @@ def decode_images(jpegs: DataNode, *, decoder: str) -> DataNode:
 
 def random_resized_crop(
     jpegs: DataNode,
-    img_size: int,
+    img_size: int | DataNode,
     *,
     decoder: str,
     scale: tuple[float, float] = (0.08, 1.0),
@@ -49,7 +49,7 @@ def random_resized_crop(
 
     Args:
         jpegs: uint8 (bytes,), CPU.
-        img_size: side of the square output in pixels.
+        img_size: side of the square output in pixels, or ``scheduled_size``.
         decoder: "mixed" (nvJPEG and the hardware decoder, output on the GPU) or "cpu".
         scale: range of the crop's share of the image area.
         ratio: range of the crop's width over its height.
@@ -74,7 +74,8 @@ def random_resized_crop(
         interp_type = fn.random.choice([types.INTERP_LINEAR, types.INTERP_CUBIC], name="random_interpolation")
     else:
         interp_type = _filter(interpolation, RANDOM)
-    return fn.resize(images, size=[img_size, img_size], interp_type=interp_type, antialias=True)
+    size = img_size if isinstance(img_size, DataNode) else [img_size, img_size]
+    return fn.resize(images, size=size, interp_type=interp_type, antialias=True)
 
 
 def resize_center_crop(

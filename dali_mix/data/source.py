@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -84,6 +85,29 @@ def feed_images() -> tuple[DataNode, DataNode]:
     jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
     labels = fn.external_source(name="labels", dtype=types.INT32, ndim=0)
     return jpegs, labels
+
+
+def scheduled_size(schedule: Callable[[int, int], int], *, batch_size: int, batches_per_epoch: int) -> DataNode:
+    """A size that may change from batch to batch, for ``random_resized_crop``.
+
+    Args:
+        schedule: epoch and batch, both counted from 0, to a side in pixels.  Must depend on nothing else: a
+            restored pipeline asks for the rest.
+        batch_size: of the pipeline.
+        batches_per_epoch: that the reader makes, an incomplete last one included.
+
+    Returns:
+        float32 (2,), height and width, on the CPU.  A graph with it cannot be serialised.
+    """
+
+    def draw(info: types.BatchInfo) -> list[np.ndarray]:
+        # DALI counts the batches of the whole run: it sees no end of an epoch, which is the reader's.
+        side = schedule(info.iteration // batches_per_epoch, info.iteration % batches_per_epoch)
+        return [np.full(2, side, np.float32)] * batch_size
+
+    return fn.external_source(
+        source=draw, batch=True, batch_info=True, dtype=types.FLOAT, ndim=1, name="scheduled_size"
+    )
 
 
 def dataset_digest(pipeline: Pipeline) -> str | None:

@@ -122,7 +122,7 @@ def _adjust(args: argparse.Namespace, model: nn.Module) -> None:
             module.momentum = module.momentum if args.bn_momentum is None else args.bn_momentum
             module.eps = module.eps if args.bn_eps is None else args.bn_eps
     if args.head_init_scale is not None or args.head_init_bias is not None:
-        head = model.get_classifier()
+        head = model.get_classifier()  # type: ignore[operator]  # timm's models have it
         if not isinstance(head, nn.Linear):
             raise ConfigError(f"--head-init-scale and --head-init-bias need a linear classifier, not {args.model}'s")
         with torch.no_grad():
@@ -134,7 +134,7 @@ def _adjust(args: argparse.Namespace, model: nn.Module) -> None:
         if not hasattr(model, "set_grad_checkpointing"):
             raise ConfigError(f"--grad-checkpointing: {args.model} does not offer it")
         try:
-            model.set_grad_checkpointing(enable=True)
+            model.set_grad_checkpointing(enable=True)  # type: ignore[operator]
         except AssertionError as error:
             raise ConfigError(f"--grad-checkpointing: {args.model} does not offer it: {error}") from error
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from nvidia.dali.pipeline import Pipeline
-
 from dali_mix.data import Augmentation, ImageFolder, MixLoader, scan_image_folder
 from dali_mix.data.synthetic import write_synthetic_folder
 from dali_mix.errors import ConfigError
@@ -19,7 +17,7 @@ from dali_mix.train.config.parser import build_parser
 from dali_mix.train.distributed import World
 from dali_mix.train.sizes import SizeSchedule
 
-PipelineFactory: TypeAlias = Callable[..., Pipeline]
+PipelineFactory: TypeAlias = Callable[..., Any]  # a DALI Pipeline, which has no types
 Pipelines: TypeAlias = Mapping[str, tuple[PipelineFactory, PipelineFactory]]
 """Name for ``--pipeline`` to what makes the training and the validation pipeline."""
 

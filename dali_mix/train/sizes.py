@@ -40,7 +40,7 @@ class SizeSchedule:
         self._seed = seed
         self._epochs = epochs
         self._weights = ScheduledBatchSampler(
-            range(1),  # type: ignore[arg-type]  # only its probabilities are used
+            range(1),  # only its probabilities are used
             [1] * len(self.sizes),
             choice_weights=list(weights) if weights is not None else None,
             num_batches=1,

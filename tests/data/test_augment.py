@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import types
+from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 from timm.data import auto_augment as timm_aa
 
@@ -120,9 +121,8 @@ def test_an_operation_does_what_timms_does(name, level, sign, monkeypatch):
     if name.startswith("Sharpness"):
         difference = difference[:, 1:-1, 1:-1]
     # PIL truncates where DALI rounds; for the others, see the docstring of auto_augment.
-    mean, most = {"Equalize": (3, 12), "GaussianBlurRand": (1.5, 8)}.get(name, (0.8, 2))
-    if name in ours.ops.MATRICES:
-        mean, most = 1.0, 60  # at the border PIL does not blend with the fill colour
+    # A few pixels of a warp differ more: at the border PIL does not blend with the fill colour.
+    mean, most = (4, 9) if name == "Equalize" else (0.8, 2)
     assert difference.mean() < mean
     assert np.quantile(difference, 0.95) <= most
 
@@ -315,10 +315,14 @@ def test_a_restored_pipeline_goes_on_bit_for_bit(image_folder, options):
     assert all(torch.equal(a, b) for a, b in zip(expected, resumed, strict=True))
 
 
-def test_the_graph_serialises_with_everything_on():
-    options = {"batch_size": 4, "img_size": 32, "num_classes": 10, "device": "cpu"}
-    for augmentation in (EVERYTHING, Augmentation(aa="v0", reprob=0.5, remode="rand", recount=2)):
-        assert len(imagenet_train(None, augmentation=augmentation, **options).serialize()) > 10_000
+@pytest.mark.parametrize("augmentation", [EVERYTHING, Augmentation(aa="v0", reprob=0.5, remode="rand", recount=2)])
+def test_a_deserialised_graph_draws_the_same(image_folder, augmentation):
+    folder = image_folder / "train"
+    pipeline = imagenet_train(folder, batch_size=8, img_size=32, augmentation=augmentation, device="cpu")
+    copy = Pipeline.deserialize(pipeline.serialize())
+    for _ in range(3):
+        ours, theirs = (np.stack([np.asarray(sample) for sample in p.run()[0]]) for p in (pipeline, copy))
+        assert np.array_equal(ours, theirs)
 
 
 def test_both_filters_are_drawn(tmp_path):

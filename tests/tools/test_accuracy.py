@@ -1,14 +1,15 @@
 """The table of methods and seeds, on tiny runs of the real command line."""
 
 import os
+import runpy
 import statistics
+import sys
 from pathlib import Path
 
 import pytest
 
 from dali_mix.tools import accuracy
 from dali_mix.tools.accuracy import Result, find_result, format_spread, format_table, main, read_result
-from dali_mix.train import main as train
 
 ENTRY = Path(__file__).parents[2] / "train_imagenet.py"
 TINY = "--model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2 -b 10 --device cpu".split()
@@ -95,10 +96,13 @@ def test_ctrl_c_ends_with_one_line(make, monkeypatch):
 
 
 @pytest.mark.parametrize("method", accuracy.METHODS)
-def test_the_trainer_takes_the_flags_of_every_method(method, tmp_path, capfd):
+def test_the_trainer_takes_the_flags_of_every_method(method, tmp_path, capfd, monkeypatch):
     flags = [*accuracy.RECIPE, *accuracy.METHODS[method], "--device", "cpu"]
     # The data are looked for when every flag has been found legal.
-    assert train(None, None, ["--data-dir", str(tmp_path / "nowhere"), *flags]) == 2
+    monkeypatch.setattr(sys, "argv", [str(ENTRY), "--data-dir", str(tmp_path / "nowhere"), *flags])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(ENTRY), run_name="__main__")
+    assert exit_.value.code == 2
     assert "nowhere does not exist" in capfd.readouterr().err
     assert {flag[2:] for flag in flags if flag[2:] in ("mixup", "cutmix", "smmix")} == set(method.split("_")) - {"none"}
 

@@ -36,8 +36,11 @@ def test_a_run_leaves_everything_behind(train, tmp_path):
         "args.yaml",
         "summary.csv",
         "preview.png",
+        "classes.txt",
+        "curves.png",
         "model.safetensors",
         "model_best.pth.tar",
+        "tensorboard",
         *(f"checkpoint-{epoch}.pth.tar" for epoch in range(3)),
     }
     args = yaml.safe_load((folder / "args.yaml").read_text())
@@ -88,7 +91,9 @@ def test_evaluation_alone_needs_no_training_images(train, tmp_path, image_folder
     train("--experiment", "run", "--epochs", 1)
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "val").symlink_to(image_folder / "val")
-    code, out, err = train("--eval-only", "--initial-checkpoint", tmp_path / "run/model.safetensors", data=tmp_path / "only")
+    code, out, err = train(
+        "--eval-only", "--initial-checkpoint", tmp_path / "run/model.safetensors", data=tmp_path / "only"
+    )
     assert code == 0, err
     assert "top-1" in out
 
@@ -141,7 +146,7 @@ def broken(tmp_path, image_folder):
         (["--opt", "adamx"], "not an optimizer of timm"),
         (["--opt", "sgd", "--momentum", "-1"], "refuses its settings"),
         (["--opt", "adahessian"], "second derivatives"),
-        (["--model-kwargs", "depth"], "takes NAME=VALUE pairs"),
+        (["--model-kwargs", "depth"], "take NAME=VALUE pairs"),
         (["--model-kwargs", "in_chans=1"], "three channels"),
         (["--model-kwargs", "num_classes=5"], "use --num-classes"),
         (["--model-kwargs", "nonsense=1"], "refuses its options"),

@@ -23,9 +23,10 @@ from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix, max_min_mix
 from dali_mix.smmix.losses import smoothed_one_hot
 from dali_mix.tools.bench.timing import interleave, summarise
+from dali_mix.train.building import create_model
+from dali_mix.train.config import build_parser
 from dali_mix.train.distributed import World, open_world
-from dali_mix.train.loop import Precision
-from dali_mix.train.prepare import create_model, create_optimizer
+from dali_mix.train.optimization import Precision, create_optimizer
 from dali_mix.train.step import TrainStep
 
 PARTS = ("probe", "regions", "forward", "backward", "update")
@@ -178,7 +179,7 @@ class _Clock:
 def _prepare(args: argparse.Namespace, world: World) -> _Steps:
     """The model, its stage, the trainer's optimizer and one synthetic batch."""
     torch.manual_seed(_SEED)
-    settings = argparse.Namespace(**(vars(args) | _TRAINER))
+    settings = argparse.Namespace(**(vars(build_parser().parse_args([])) | vars(args) | _TRAINER))
     model, config = create_model(settings, args.num_classes, world)
     stage = SMMix(model, args.num_classes, smoothing=_SMOOTHING).train()
     size = config["input_size"][1:]

@@ -114,6 +114,8 @@ def _check_sizes(args: argparse.Namespace) -> None:
     for flag, default in (("train_size_schedule_spread", 0.65), ("train_size_random_mix", 0.1)):
         changed = getattr(args, flag) != default
         _needs("--" + flag.replace("_", "-"), changed, "--train-size-schedule progressive", progressive)
+    if sizes and args.no_aug:
+        raise ConfigError("--train-img-sizes changes the random crop; it does not go with --no-aug")
     probs = args.train_size_probs
     if probs is not None and (len(probs) != len(sizes) or sum(probs) == 0):
         raise ConfigError(f"--train-size-probs needs a weight for each of {len(sizes)} sizes, one of them above 0")
