@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -128,7 +128,7 @@ class Loaders:
             "crop_pct": self._config["crop_pct"],
             "interpolation": self._config["interpolation"],
         }
-        return MixLoader(self._build_val(self._data.val, **self._accepted(self._build_val, settings)), "partial")
+        return MixLoader(self._build_val(self._data.val, **_known(self._build_val, settings)), "partial")
 
     def training(self, mixing: bool = True) -> MixLoader:
         """Shuffled, augmented and, unless ``mixing`` is False, mixed batches.
@@ -159,24 +159,24 @@ class Loaders:
             settings["interpolation"] = self._config["interpolation"]
         if self.sizes is not None:
             settings["img_size"] = self.sizes
-        loader = MixLoader(self._build_train(self._data.train, **self._accepted(self._build_train, settings)), "drop")
+        self._refuse_lost_flags()
+        loader = MixLoader(self._build_train(self._data.train, **_known(self._build_train, settings)), "drop")
         len(loader)  # builds the pipeline, and refuses a data set smaller than one batch
         return loader
 
-    def _accepted(self, build: PipelineFactory, settings: dict[str, Any]) -> dict[str, Any]:
-        """The settings that a pipeline has; one that was changed and would be lost is refused."""
-        known = inspect.signature(build).parameters
-        for flag in _LOST_WITHOUT.items():
-            if flag[0] not in known:
-                self._refuse_changed(flag[1])
-        return {name: value for name, value in settings.items() if name in known}
-
-    def _refuse_changed(self, names: Sequence[str]) -> None:
-        parser = build_parser()
-        for name in names:
+    def _refuse_lost_flags(self) -> None:
+        """A flag was changed that the training pipeline has no parameter for."""
+        known, parser = inspect.signature(self._build_train).parameters, build_parser()
+        lost = [name for parameter, names in _LOST_WITHOUT.items() if parameter not in known for name in names]
+        for name in lost:
             if getattr(self._args, name) != parser.get_default(name):
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} has no effect with --pipeline {self._args.pipeline}")
+
+
+def _known(build: PipelineFactory, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a pipeline has parameters for."""
+    return {name: value for name, value in settings.items() if name in inspect.signature(build).parameters}
 
 
 _LOST_WITHOUT = {
