@@ -58,11 +58,7 @@ def create_scheduler(args: argparse.Namespace, optimizer: Any, updates_per_epoch
         _log.warning(
             "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", args.warmup_epochs, args.epochs
         )
-    settings = scheduler_kwargs(args)
-    if args.sched == "plateau":
-        settings.pop("step_on_epochs")
-    scheduler, epochs = create_scheduler_v2(optimizer, **settings, updates_per_epoch=updates_per_epoch)
-    return scheduler, epochs
+    return create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
 
 
 def create_ema(args: argparse.Namespace, model: nn.Module) -> ModelEmaV3 | None:

@@ -109,7 +109,7 @@ class _Run:
         self._training = loaders.training()
         self._mixing = True
         self.trainer, self._epochs = _build_trainer(args, world, model, stage, len(self._training))
-        off = args.mixup_off_epoch
+        off: int = args.mixup_off_epoch
         if off >= self._epochs:
             _log.warning("--mixup-off-epoch %d has no effect: the run ends with epoch %d", off, self._epochs)
 
@@ -122,6 +122,7 @@ class _Run:
         trainer, world = self.trainer, self._world
         steps = min(steps, len(self._training))
         trainer.log_interval = steps
+        _log.info(_description(self._args, trainer))
         progress = Progress(1, self._images(steps), shown=False)
         row = trainer.train_epoch(self._training, 0, progress, max_steps=steps)
         if world.is_main:
@@ -140,6 +141,7 @@ class _Run:
         if world.is_main:
             self.trainer.watch = preview.watch
         folder = RunFolder(args, self._data.num_classes, self._data.val.classes) if world.is_main else None
+        _log.info(_description(args, self.trainer))
         progress = Progress(self._epochs, self._images(len(self._training)), shown=world.is_main)
         try:
             for epoch in range(self._epochs):
@@ -172,7 +174,7 @@ class _Run:
                 world.share_batch_norm(trainer.ema.module, args.dist_bn)
         if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self._epochs:
             row |= self._evaluate()
-        trainer.scheduler.step(epoch + 1, row.get(f"eval_{args.eval_metric}"))
+        trainer.scheduler.step(epoch + 1)
         return row
 
     def _evaluate(self) -> dict[str, float]:
@@ -223,13 +225,12 @@ def _build_trainer(
         synchronize=args.synchronize_step,
     )
     trainer.scheduler, epochs = create_scheduler(args, optimizer, trainer.updates_per_epoch(batches))
-    if world.is_main:
-        _log.info(_description(args, world, trainer, precision))
     return trainer, epochs
 
 
-def _description(args: argparse.Namespace, world: World, trainer: Trainer, precision: Precision) -> str:
+def _description(args: argparse.Namespace, trainer: Trainer) -> str:
     """What the defaults came to, in one line."""
+    world, precision = trainer.world, trainer.updater.precision
     numbers = str(precision.dtype).removeprefix("torch.") if precision.enabled else "float32"
     total = args.batch_size * world.size * args.grad_accum_steps
     groups: list[dict[str, Any]] = trainer.updater.optimizer.param_groups

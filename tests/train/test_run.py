@@ -200,7 +200,7 @@ def test_mixed_precision_is_used(train, monkeypatch):
         seen.append(logits.dtype)
         return original(logits, targets)
 
-    monkeypatch.setattr("dali_mix.train.step.soft_cross_entropy", spy)
+    monkeypatch.setattr("dali_mix.train.building.soft_cross_entropy", spy)
     train("--epochs", 1)
     train("--epochs", 1, "--amp")
     assert set(seen[:7]) == {torch.float32}

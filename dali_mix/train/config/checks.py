@@ -93,9 +93,6 @@ def _check_mixing(args: argparse.Namespace) -> None:
 def _check_training(args: argparse.Namespace) -> None:
     if args.lr is not None and (args.lr_base != 0.1 or args.lr_base_size != 256 or args.lr_base_scale):
         raise ConfigError("--lr-base, --lr-base-size and --lr-base-scale have no effect beside --lr")
-    if args.sched == "plateau" and args.sched_on_updates:
-        # It looks at an evaluation, which there is one of per epoch.
-        args.sched_on_updates = False
     _needs("--clip-mode", args.clip_mode != "norm", "--clip-grad", args.clip_grad)
     _needs("--model-ema-warmup", args.model_ema_warmup, "--model-ema", args.model_ema)
     _needs("--model-ema-force-cpu", args.model_ema_force_cpu, "--model-ema", args.model_ema)

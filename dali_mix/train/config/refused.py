@@ -21,6 +21,7 @@ REFUSED: dict[str, str] = {
     "--resplit": _ONE_VIEW,
     "--split-bn": _ONE_VIEW,
     "--aug-repeats": "DALI's reader has no repeated augmentation",
+    "--patience-epochs": "it belongs to --sched plateau, which timm is about to remove",
     "--epoch-repeats": "use more --epochs",
     "--pin-mem": _DALI_FEEDS,
     "--no-prefetcher": _DALI_FEEDS,

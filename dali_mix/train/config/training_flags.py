@@ -17,7 +17,7 @@ from dali_mix.train.config.types import (
     probability,
 )
 
-SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep", "plateau")
+SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep")
 _SWITCH = argparse.BooleanOptionalAction
 
 
@@ -60,7 +60,6 @@ def add_schedule(group: argparse._ArgumentGroup) -> None:
     add("--warmup-epochs", type=non_negative_int, default=5, metavar="N", help="from --warmup-lr to --lr")
     add("--warmup-prefix", action=_SWITCH, default=False, help="the decay begins after the warm-up")
     add("--cooldown-epochs", type=non_negative_int, default=0, metavar="N", help="at --min-lr, after --epochs")
-    add("--patience-epochs", type=non_negative_int, default=10, metavar="N", help="of --sched plateau")
     add("--decay-epochs", type=positive, default=90, metavar="N", help="between steps of --sched step")
     add("--decay-milestones", type=positive_int, nargs="+", default=[90, 180, 270], metavar="N", help="of multistep")
     add("--decay-rate", "--dr", type=non_negative, default=0.1, metavar="F", help="factor of a step")

@@ -68,7 +68,6 @@ TIMM_FLAGS = {
     "--decay-epochs": ("float", None, 90),
     "--warmup-epochs": ("int", None, 5),
     "--cooldown-epochs": ("int", None, 0),
-    "--patience-epochs": ("int", None, 10),
     "--decay-rate": ("float", None, 0.1),
     "--no-aug": ("switch", None, False),
     "--scale": ("float", "+", [0.08, 1.0]),
@@ -129,6 +128,7 @@ TIMM_FLAGS = {
 }
 
 REFUSED = [
+    "--patience-epochs",
     "--train-num-samples",
     "--val-num-samples",
     "--dataset-download",
