@@ -6,4 +6,5 @@ from dali_mix.models.pvt import pvt_medium as pvt_medium
 from dali_mix.models.pvt import pvt_small as pvt_small
 from dali_mix.models.pvt import pvt_tiny as pvt_tiny
 from dali_mix.models.pyramidnet import PyramidNet as PyramidNet
+from dali_mix.models.pyramidnet import pyramidnet110_cifar as pyramidnet110_cifar
 from dali_mix.models.pyramidnet import pyramidnet200_cifar as pyramidnet200_cifar

@@ -13,10 +13,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 _STEM = 16
 _STAGES = 3
@@ -91,7 +91,12 @@ class PyramidNet(nn.Module):
             raise ValueError(f"depth must be {_STAGES * convolutions} n + 2, got {depth}")
         if global_pool != "avg":
             raise ValueError(f"PyramidNet averages its last map: global_pool must be 'avg', got {global_pool!r}")
-        self.num_classes, self.drop_rate = num_classes, drop_rate
+        self.in_chans, self.num_classes, self.global_pool, self.drop_rate = (
+            in_chans,
+            num_classes,
+            global_pool,
+            drop_rate,
+        )
         self.grad_checkpointing = False
         self.conv1 = _conv(in_chans, _STEM, 3)
         self.bn1 = nn.BatchNorm2d(_STEM)
@@ -108,8 +113,14 @@ class PyramidNet(nn.Module):
             setattr(self, f"layer{stage + 1}", layer)
         self.num_features = self.head_hidden_size = channels
         self.bn_final = nn.BatchNorm2d(channels)
-        self.fc = nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc = self._make_classifier()
         self._initialise()
+
+    def _make_classifier(self) -> nn.Module:
+        if self.num_classes <= 0:
+            return nn.Identity()
+        weight = self.bn_final.weight
+        return nn.Linear(self.num_features, self.num_classes, device=weight.device, dtype=weight.dtype)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -117,6 +128,12 @@ class PyramidNet(nn.Module):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names that timm's optimizers do not decay whatever their shape: none, there are no embeddings."""
+        return set()
+
+    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last layer, as timm names it."""
         return self.fc
@@ -126,12 +143,14 @@ class PyramidNet(nn.Module):
         if global_pool not in (None, "avg"):
             raise ValueError(f"PyramidNet averages its last map: global_pool must be 'avg', got {global_pool!r}")
         self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc = self._make_classifier().train(self.training)
 
+    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass."""
         self.grad_checkpointing = enable
 
+    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """How timm groups parameters into layers, for ``--layer-decay``."""
         blocks = r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"
@@ -143,7 +162,7 @@ class PyramidNet(nn.Module):
         for stage in range(_STAGES):
             for block in getattr(self, f"layer{stage + 1}"):
                 recompute = self.grad_checkpointing and self.training
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+                x = checkpoint(block, x) if recompute else block(x)
         return F.relu(self.bn_final(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -186,13 +205,23 @@ def _cfg() -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({"pyramidnet200_cifar": _cfg()})
+# timm's decorator looks these up by the name of the function; none has weights that could be fetched.
+default_cfgs = generate_default_cfgs({name: _cfg() for name in ("pyramidnet110_cifar", "pyramidnet200_cifar")})
+
+
+def _create(name: str, pretrained: bool, depth: int, alpha: float, options: dict[str, Any]) -> PyramidNet:
+    if options.pop("features_only", False):
+        raise RuntimeError(f"features_only is not implemented for {name}")
+    return build_model_with_cfg(PyramidNet, name, pretrained, **({"depth": depth, "alpha": alpha} | options))
+
+
+@register_model
+def pyramidnet110_cifar(pretrained: bool = False, **kwargs: Any) -> PyramidNet:
+    """PyramidNet-110, alpha 64, bottlenecks: 1.7 M parameters with 100 classes (CutMix paper, table 6)."""
+    return _create("pyramidnet110_cifar", pretrained, 110, 64, kwargs)
 
 
 @register_model
 def pyramidnet200_cifar(pretrained: bool = False, **kwargs: Any) -> PyramidNet:
-    """PyramidNet-200, alpha 240, bottlenecks: 26.8 M parameters with 100 classes."""
-    if kwargs.pop("features_only", False):
-        raise RuntimeError("features_only is not implemented for pyramidnet200_cifar")
-    options = {"depth": 200, "alpha": 240, "bottleneck": True} | kwargs
-    return build_model_with_cfg(PyramidNet, "pyramidnet200_cifar", pretrained, **options)
+    """PyramidNet-200, alpha 240, bottlenecks: 26.8 M parameters with 100 classes (CutMix paper, table 5)."""
+    return _create("pyramidnet200_cifar", pretrained, 200, 240, kwargs)

@@ -1,8 +1,11 @@
 """Recipes and configuration files meet the checks of the command line."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
+from dali_mix.tools.recipes import recipes_page
 from dali_mix.train.config import build_parser, load_recipe, parse_args, recipe_names
 from dali_mix.train.config.recipes import ABOUT
 from dali_mix.train.outputs import plain_settings
@@ -97,3 +100,8 @@ def test_a_recipe_says_where_it_comes_from(name):
     known = {action.dest for action in build_parser()._actions}
     assert set(flags) <= known
     assert flags["batch_size"] * about["gpus"] == about["batch"]
+
+
+def test_the_page_of_recipes_is_up_to_date():
+    page = Path(__file__).parents[3] / "docs" / "recipes.md"
+    assert page.read_text() == recipes_page(), "run python -m dali_mix.tools.recipes > docs/recipes.md"

@@ -1,0 +1,87 @@
+"""``python -m dali_mix.tools.export RUN OUT``: a run's weights as a folder that timm and the Hugging Face hub take.
+
+``timm.create_model("local-dir:OUT", pretrained=True)`` loads it, for PVT v1 and PyramidNet after ``import
+dali_mix.models``; ``huggingface_hub.upload_folder`` publishes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import yaml
+from timm.models import save_for_hf
+
+from dali_mix.errors import ConfigError
+from dali_mix.train.building import create_model
+from dali_mix.train.config import build_parser
+from dali_mix.train.distributed import World
+from dali_mix.train.weights import load_weights
+
+
+def export(run: Path, out: Path, ema: bool = False) -> Path:
+    """Write ``model.safetensors`` and ``config.json`` as timm's ``save_for_hf`` does.
+
+    Args:
+        run: folder of a finished run.
+        out: new or empty folder.
+        ema: the moving average instead of the plain weights.
+
+    Raises:
+        ConfigError: if the run lacks what is needed, or ``out`` holds something.
+    """
+    weights = run / ("model_ema.safetensors" if ema else "model.safetensors")
+    if not weights.is_file():
+        raise ConfigError(f"{weights} does not exist; give the folder of a finished run{' with --model-ema' * ema}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is in use; give a new folder")
+    settings = _settings(run)
+    model, config = create_model(settings, settings.num_classes, World(0, 1, torch.device("cpu")))
+    load_weights(model, weights)
+    classes = run / "classes.txt"
+    extra: dict[str, Any] = {"label_names": classes.read_text().splitlines()} if classes.is_file() else {}
+    out.mkdir(parents=True, exist_ok=True)
+    save_for_hf(model, out, extra or None, _model_args(settings), safe_serialization=True, data_config=config)
+    return out
+
+
+def _settings(run: Path) -> argparse.Namespace:
+    try:
+        content = yaml.safe_load((run / "args.yaml").read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{run / 'args.yaml'} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("num_classes"), int):
+        raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it names no num_classes")
+    return argparse.Namespace(
+        **(vars(build_parser().parse_args([])) | content | {"pretrained": False, "channels_last": False})
+    )
+
+
+def _model_args(settings: argparse.Namespace) -> dict[str, Any]:
+    """What ``timm.create_model`` must be told beside the name."""
+    size = {} if settings.img_size is None else {"img_size": settings.img_size}
+    return dict(settings.model_kwargs) | size
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 2 with one line for what cannot work."""
+    parser = argparse.ArgumentParser(prog="python -m dali_mix.tools.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    parser.add_argument("--ema", action="store_true", help="the moving average of the weights")
+    args = parser.parse_args(argv)
+    try:
+        out = export(args.run, args.out, args.ema)
+    except ConfigError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(f"{out}: load with timm.create_model('local-dir:{out}', pretrained=True), timm {timm.__version__}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
