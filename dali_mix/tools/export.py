@@ -10,18 +10,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 import yaml
-from timm.models import save_for_hf
+from torch import nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.train.building import create_model
 from dali_mix.train.config import build_parser
 from dali_mix.train.distributed import World
-from dali_mix.train.weights import load_weights
+from dali_mix.train.weights import export_to_hub_folder, load_weights, require_new_folder
 
 
 def export(run: Path, out: Path, ema: bool = False) -> Path:
@@ -38,15 +37,16 @@ def export(run: Path, out: Path, ema: bool = False) -> Path:
     weights = run / ("model_ema.safetensors" if ema else "model.safetensors")
     if not weights.is_file():
         raise ConfigError(f"{weights} does not exist; give the folder of a finished run{' with --model-ema' * ema}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is in use; give a new folder")
+    require_new_folder(out)  # before the work is done, not after
     settings = _settings(run)
     model, config = create_model(settings, settings.num_classes, World(0, 1, torch.device("cpu")))
+    if settings.bn_eps is not None and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        # It is neither in the weights nor in timm's config: the exported model would answer differently.
+        raise ConfigError(f"{run} was trained with --bn-eps {settings.bn_eps:g}, which timm's config cannot hold")
     load_weights(model, weights)
     classes = run / "classes.txt"
-    extra: dict[str, Any] = {"label_names": classes.read_text().splitlines()} if classes.is_file() else {}
-    out.mkdir(parents=True, exist_ok=True)
-    save_for_hf(model, out, extra or None, _model_args(settings), safe_serialization=True, data_config=config)
+    names = classes.read_text().rstrip("\n").split("\n") if classes.is_file() else None
+    export_to_hub_folder(model, out, model_name=settings.model, classes=names, config=config)
     return out
 
 
@@ -57,15 +57,11 @@ def _settings(run: Path) -> argparse.Namespace:
         raise ConfigError(f"{run / 'args.yaml'} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("num_classes"), int):
         raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it names no num_classes")
-    return argparse.Namespace(
-        **(vars(build_parser().parse_args([])) | content | {"pretrained": False, "channels_last": False})
-    )
-
-
-def _model_args(settings: argparse.Namespace) -> dict[str, Any]:
-    """What ``timm.create_model`` must be told beside the name."""
-    size = {} if settings.img_size is None else {"img_size": settings.img_size}
-    return dict(settings.model_kwargs) | size
+    if not isinstance(content.get("model"), str) or not isinstance(content.get("model_kwargs", {}), dict):
+        raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it needs a model, and model_kwargs by name")
+    # The weights come from the run, so those it started with are not needed, nor need they still be there.
+    ours = {"pretrained": False, "pretrained_path": None, "channels_last": False}
+    return argparse.Namespace(**(vars(build_parser().parse_args([])) | content | ours))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         out = export(args.run, args.out, args.ema)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(f"{out}: load with timm.create_model('local-dir:{out}', pretrained=True), timm {timm.__version__}")
     return 0

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import logging
-from collections.abc import Mapping
+import pickle
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from timm.models import clean_state_dict
+from timm.models import clean_state_dict, save_for_hf
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError
@@ -18,69 +25,150 @@ from dali_mix.train.files import replace_file
 
 _log = logging.getLogger(__name__)
 
-_STATE_KEYS = ("state_dict", "model", "state_dict_ema", "model_ema")
-"""Where trainers keep the weights.  The averages come last: the SMMix authors' trainer saves one, but never updates it
-(ChenMnZ/SMMix ``engine.py``), so theirs holds the initial weights."""
+_PLAIN_KEYS = ("state_dict", "model")
+_AVERAGE_KEYS = ("state_dict_ema", "model_ema")
+"""Where trainers keep the weights and their moving averages.  The averages are never preferred: the SMMix authors'
+trainer saves one, but never updates it (ChenMnZ/SMMix @14b1edc ``engine.py``), so theirs holds the initial weights."""
 
 _TOKEN_HEAD = "token_head."
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the model's state as safetensors, in timm's names; whole or not at all."""
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    """Write the model's state as safetensors, in timm's names; whole or not at all.
+
+    Args:
+        model: may be wrapped, by ``torch.compile``, for distributed training or as a moving average.
+        path: what ``timm.create_model(name, checkpoint_path=path)`` then takes.
+    """
+    # safetensors takes neither views nor tensors that share memory, as channels_last and tied weights are.
+    state = {
+        name: value.detach().cpu().contiguous().clone() for name, value in unwrap_model(model).state_dict().items()
+    }
     replace_file(path, lambda temporary: temporary.write_bytes(safetensors.torch.save(state)))
 
 
-def load_weights(model: nn.Module, path: Path, stage: SMMix | None = None) -> None:
+def export_to_hub_folder(
+    model: nn.Module, folder: Path, *, model_name: str, classes: Sequence[str] | None, config: Mapping[str, Any]
+) -> None:
+    """Write what ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads, and the Hugging Face hub shows.
+
+    Args:
+        model: made by ``timm.create_model``, which notes the options to make it with again; may be wrapped.
+        folder: new or empty; whole or not written at all.
+        model_name: for ``timm.create_model``.  A model of ``dali_mix.models`` needs that package imported first.
+        classes: names of the first or all classes, in the order of the logits; None leaves them out.
+        config: how images are prepared, as ``timm.data.resolve_input_data_config`` returns it.
+
+    Raises:
+        ConfigError: if the folder is in use, there are more names than the model has classes, or timm cannot write it.
+
+    Source: ``timm.models.save_for_hf`` of timm 1.0.31.
+    """
+    require_new_folder(folder)
+    # A copy: safetensors wants each tensor contiguous, the model may go on training as it is.
+    plain = copy.deepcopy(unwrap_model(model)).cpu().to(memory_format=torch.contiguous_format)
+    if classes is not None and len(classes) > plain.num_classes:  # fewer where --num-classes asked for more
+        raise ConfigError(f"there are {len(classes)} names of classes, the model has {plain.num_classes} classes")
+    described: dict[str, Any] = {"pretrained_cfg": {"architecture": model_name.partition(".")[0]}}
+    if classes is not None:
+        described["label_names"] = list(classes)
+    temporary = folder.with_name(folder.name + ".tmp")
+    try:
+        save_for_hf(plain, temporary, model_config=described, data_config=dict(config), safe_serialization=True)
+        temporary.replace(folder)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{folder} cannot be written: {_first_line(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_new_folder(folder: Path) -> None:
+    """Refuse a folder that an export would have to share.
+
+    Args:
+        folder: must not exist, or be empty.
+
+    Raises:
+        ConfigError: if it is in use.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is in use; give a new folder")
+
+
+def load_weights(model: nn.Module, path: Path, stage: SMMix | None = None, *, use_ema: bool = False) -> None:
     """Load weights into a model, whoever wrote them.
 
     Args:
-        model: of timm, or of ``dali_mix.models``.
+        model: of timm, or of ``dali_mix.models``; may be wrapped.
         path: a safetensors file or a checkpoint of this trainer, of timm's, of the SMMix authors' or of
             the PVT authors'.  Loaded as data only: a pickle that would run code is refused.
         stage: gets the ``token_head`` of the SMMix authors' files and of this trainer's checkpoints; without
             one it is left out.
+        use_ema: the moving average of the weights, which must be there, instead of the weights.
 
     Raises:
-        ConfigError: if the file cannot be read or does not fit the model.
+        ConfigError: if the file cannot be read or does not fit the model, which then is as it was.
 
     A classifier for another number of classes is left out, and said: the model keeps its new one.
     """
-    state, token_head = _split_token_head(_read(path))
-    convert = _conversion_of(model)
-    try:
-        state = convert(state, model) if convert is not None else state
-    except Exception as error:
-        raise ConfigError(f"{path} does not fit the model: {_first_line(error)}") from error
-    state = _without_other_classifier(model, state, path)
+    model = unwrap_model(model)
+    state, token_head = _split_token_head(_read(path, use_ema))
+    state = _without_other_classifier(model, _converted(model, state, path), path)
     missing, unexpected, shapes = _misfits(model.state_dict(), state)
-    if missing or unexpected or shapes:
-        kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-        found = "; ".join(f"{kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-                          for kind, names in kinds if names)  # fmt: skip
-        raise ConfigError(f"{path} does not fit the model: {found}")
-    model.load_state_dict(state)
+    if not (missing or unexpected):
+        shapes = _load(model, state, shapes)
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    found = [f"{kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for kind, names in kinds if names]
+    if found:
+        raise ConfigError(f"{path} does not fit the model: {'; '.join(found)}")
     if token_head:
         _load_token_head(stage, token_head, path)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, use_ema: bool) -> dict[str, Tensor]:
     """All tensors of a file by their plain names, those of a token head under "token_head."."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+    content = _content(path)
     state: Any = content
     if isinstance(content, Mapping):
-        state = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+        keys = _AVERAGE_KEYS if use_ema else _PLAIN_KEYS + _AVERAGE_KEYS
+        key = next((key for key in keys if isinstance(content.get(key), Mapping)), None)
+        if use_ema and key is None:
+            raise ConfigError(f"{path} holds no moving average of the weights")
+        state = content if key is None else content[key]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise ConfigError(f"{path} cannot be read as weights: it holds no mapping of names to tensors")
     state = clean_state_dict(dict(state))  # "module." and "_orig_mod." of wrapped models
+    if use_ema and any(name.startswith(_TOKEN_HEAD) for name in state):
+        _log.warning("%s: if the SMMix authors' code wrote it, its moving average holds the initial weights", path)
     if isinstance(content, Mapping) and isinstance(content.get("token_head"), Mapping):
         state |= {_TOKEN_HEAD + name: value for name, value in content["token_head"].items()}
     return state
+
+
+def _content(path: Path) -> Any:
+    """What is in a file, as data only."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        # timm's, DeiT's and the SMMix authors' trainers put their flags in; timm allows the same (``_torch_load``).
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{path} cannot be read as weights: it is damaged, or holds more than data{_foreign_names(path)}; save its "
+            f"state_dict alone"
+        ) from error
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+
+
+def _foreign_names(path: Path) -> str:
+    """What a pickle would import, which is only read here and never done; empty if that cannot be told."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception:  # it is damaged, or in the format of torch before 1.6
+        return ""
+    return f" ({', '.join(sorted(names)[:3])})" if names else ""
 
 
 def _split_token_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -88,10 +176,19 @@ def _split_token_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict
     return {name: value for name, value in state.items() if not name.startswith(_TOKEN_HEAD)}, head
 
 
-def _conversion_of(model: nn.Module) -> Any:
-    """What timm does to files of the model's first authors (``checkpoint_filter_fn`` of its module)."""
-    module = __import__(type(model).__module__, fromlist=["checkpoint_filter_fn"])
-    return getattr(module, "checkpoint_filter_fn", None)
+def _converted(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state after what timm does to files of the model's first authors (``checkpoint_filter_fn`` of its module).
+
+    Names that all are the model's own stay as they are: some of timm's functions take them for the authors' if one
+    is lacking.  Shapes may still need it, as those of position embeddings do.
+    """
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None or not any(_misfits(model.state_dict(), state)):
+        return state
+    try:
+        return convert(state, model)
+    except Exception as error:
+        raise ConfigError(f"{path} does not fit the model: {_first_line(error)}") from error
 
 
 def _without_other_classifier(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -99,15 +196,31 @@ def _without_other_classifier(model: nn.Module, state: dict[str, Tensor], path: 
     names = config.get("classifier", "head")
     prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
     own = model.state_dict()
+    headless = getattr(model, "num_classes", None) == 0
     other = [
         name
         for name, value in state.items()
-        if name.startswith(prefixes) and name in own and value.shape[:1] != own[name].shape[:1]
+        if name.startswith(prefixes) and (value.shape[:1] != own[name].shape[:1] if name in own else headless)
     ]
     if not other:
         return state
     _log.info("%s: its classifier is for %d classes and is left out", path, len(state[other[0]]))
-    return state | {name: own[name] for name in other}
+    kept = {name: value for name, value in state.items() if name not in other}
+    return kept | {name: own[name] for name in other if name in own}
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], shapes: list[str]) -> list[str]:
+    """Load a state with the model's names; returns those whose shapes, of ``shapes``, the model cannot adapt.
+
+    PVT resamples its position embeddings as it loads.  If it fails the model is as it was.
+    """
+    before = {name: value.clone() for name, value in model.state_dict().items()} if shapes else {}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        model.load_state_dict(before)
+        return re.findall(r"size mismatch for ([^:]+):", str(error)) or shapes
+    return []
 
 
 def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:

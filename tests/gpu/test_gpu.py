@@ -11,7 +11,7 @@ from nvidia.dali import fn, pipeline_def
 
 from dali_mix import MixLoader
 from dali_mix import fn as mix
-from dali_mix.data import scan_image_folder
+from dali_mix.data import Augmentation, scan_image_folder
 from dali_mix.smmix import SMMix, max_min_mix
 from dali_mix.train.step import TrainStep
 from pipelines.imagenet import imagenet_train, imagenet_val
@@ -158,6 +158,74 @@ def test_a_step(folder, branch, amp):
     assert torch.isfinite(losses.loss)
     assert (losses.fine_grained > 0) == (branch == "smmix")
     assert all(parameter.grad is not None for parameter in step.parameters())
+
+
+AUGMENTATIONS = {
+    "rand-m9-mstd0.5-inc1": Augmentation(aa="rand-m9-mstd0.5-inc1"),
+    "3a": Augmentation(aa="3a", color_jitter=0.3),
+    "colour": Augmentation(color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale_prob=0.3, gaussian_blur_prob=0.5, vflip=0.5),
+    "erasing": Augmentation(reprob=1.0, remode="const", recount=2),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_equals_the_cpu_backend(folder, name):
+    """The draws are made on the CPU, so they are the same; what is left is the decoder's and the filters' rounding."""
+    sides = []
+    for device in ("cpu", "gpu"):
+        options = {
+            "device": device,
+            "augmentation": AUGMENTATIONS[name],
+            "choices": {},
+            "mean": (0,) * 3,
+            "std": (1,) * 3,
+        }
+        with loader_of(folder, **options) as loader:
+            sides.append(torch.cat([batch.images.cpu() for batch in loader]) * 255)
+    difference = (sides[0] - sides[1]).abs()
+    assert difference.median() <= 2
+    assert difference.mean() < 6
+
+
+def test_pixel_noise_is_normal(folder):
+    with loader_of(folder, augmentation=Augmentation(reprob=1.0), choices={}) as loader:
+        images = torch.cat([batch.images for batch in loader])
+    assert torch.isfinite(images).all()
+
+
+RUN = [
+    *"--model vit_tiny_patch16_224 --img-size 32 --model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2".split(),
+    *"-b 10 -j 2 --epochs 2 --opt adamw --lr 1e-3 --warmup-epochs 1 --crop-pct 1.0 --smmix --mixup 0.8".split(),
+]
+
+
+def run(image_folder, output, *flags):
+    return subprocess.run(
+        [sys.executable, str(ENTRY), *RUN, *flags, "--data-dir", str(image_folder), "--output", str(output)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--amp --model-ema --clip-grad 1 --grad-accum-steps 2 --aa rand-m9-mstd0.5-inc1 --reprob 0.25",
+        "--amp --amp-dtype float16 --clip-grad 1 --grad-checkpointing",
+        "--torchcompile --amp",
+        "--model-ema --model-ema-force-cpu --synchronize-step --dali-device cpu",
+    ],
+)
+def test_a_run_with(image_folder, tmp_path, flags):
+    result = run(image_folder, tmp_path, *flags.split())
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_same_flags_give_the_same_bits(image_folder, tmp_path):
+    for name in ("first", "second"):
+        result = run(image_folder, tmp_path, "--deterministic", "--experiment", name)
+        assert result.returncode == 0, result.stderr
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
 
 
 def test_the_demo(tmp_path):
