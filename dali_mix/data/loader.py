@@ -34,6 +34,15 @@ class Batch(NamedTuple):
     labels: torch.Tensor
     branch: str
 
+    def to(self, device: torch.device) -> Batch:
+        """This batch on another device; itself where it is there already."""
+        if self.images.device == device:
+            return self
+        images, targets, labels = (
+            part.to(device, non_blocking=True) for part in (self.images, self.targets, self.labels)
+        )
+        return Batch(images, targets, labels, self.branch)
+
 
 class MixLoader:
     """Iterate a pipeline whose outputs are those of ``random_mix``: images, targets, labels, branch.

@@ -32,6 +32,7 @@ def evaluate(
     model.eval()
     evaluator = ClassificationEvaluator(world.device)
     for batch in loader:
+        batch = batch.to(world.device)
         with autocast():
             logits = model(batch.images)
         evaluator.update(logits, batch.labels)

@@ -79,6 +79,7 @@ class Trainer:
         sums = torch.zeros(len(StepLosses._fields), dtype=torch.float64, device=self.world.device)
         images = smmix_steps = 0
         for index, batch in enumerate(clock.batches(loader, steps)):
+            batch = batch.to(self.world.device)  # elsewhere only with --dali-device
             square = self._draw_square(batch, epoch, index)
             with self.updater.precision.autocast():
                 self.watch(batch, square)

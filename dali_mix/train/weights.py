@@ -56,18 +56,18 @@ def export_to_hub_folder(
         model: made by ``timm.create_model``, which notes the options to make it with again; may be wrapped.
         folder: new or empty; whole or not written at all.
         model_name: for ``timm.create_model``.  A model of ``dali_mix.models`` needs that package imported first.
-        classes: names of the first or all classes, in the order of the logits; None leaves them out.
+        classes: names of the classes in the order of the logits; None leaves them out.
         config: how images are prepared, as ``timm.data.resolve_input_data_config`` returns it.
 
     Raises:
-        ConfigError: if the folder is in use, there are more names than the model has classes, or timm cannot write it.
+        ConfigError: if the folder is in use, the names are not as many as the model's classes, or timm cannot write it.
 
     Source: ``timm.models.save_for_hf`` of timm 1.0.31.
     """
     require_new_folder(folder)
     # A copy: safetensors wants each tensor contiguous, the model may go on training as it is.
     plain = copy.deepcopy(unwrap_model(model)).cpu().to(memory_format=torch.contiguous_format)
-    if classes is not None and len(classes) > plain.num_classes:  # fewer where --num-classes asked for more
+    if classes is not None and len(classes) != plain.num_classes:
         raise ConfigError(f"there are {len(classes)} names of classes, the model has {plain.num_classes} classes")
     described: dict[str, Any] = {"pretrained_cfg": {"architecture": model_name.partition(".")[0]}}
     if classes is not None:

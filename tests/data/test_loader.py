@@ -236,3 +236,12 @@ def test_validation_targets_are_one_hot(val):
         batch = next(loader)
     np.testing.assert_array_equal(batch.targets.numpy(), np.eye(10, dtype=np.float32)[batch.labels.numpy()])
     assert batch.branch == "none"
+
+
+def test_a_batch_moves_between_devices(train):
+    with train_loader(train) as loader:
+        batch = next(loader)
+    assert batch.to(torch.device("cpu")) is batch
+    moved = batch.to(torch.device("meta"))
+    assert {part.device.type for part in moved[:3]} == {"meta"}
+    assert moved.branch == batch.branch

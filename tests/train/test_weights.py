@@ -1,17 +1,22 @@
 """Weights of others go in, ours come out as plain timm."""
 
+import argparse
+import json
 import logging
 import os
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+import yaml
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_input_data_config
 
 import dali_mix.models  # noqa: F401
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
-from dali_mix.train.weights import load_weights, save_weights
+from dali_mix.tools.export import main as export
+from dali_mix.train.weights import export_to_hub_folder, load_weights, save_weights
 
 NAME = "deit_tiny_patch16_224"
 TINY = {"img_size": 32, "depth": 2, "embed_dim": 16, "num_heads": 2}
@@ -142,3 +147,165 @@ def test_what_is_no_weights_file_is_refused_and_never_run(tmp_path, model, conte
     with pytest.raises(ConfigError, match="cannot be read as weights"):
         load_weights(model, path)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_code_in_a_file_is_named_and_not_run(tmp_path, model):
+    """``os.system`` as an attacker would have it; unpickled in the ordinary way it does write the file."""
+
+    class Shell:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'pwned'}",)
+
+    torch.save({"model": model.state_dict(), "args": Shell()}, tmp_path / "file.pth")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=r"more than data \((posix|nt)\.system\)") as error:
+        load_weights(model, tmp_path / "file.pth")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "pwned").exists()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.load(tmp_path / "file.pth", weights_only=False)
+    assert (tmp_path / "pwned").exists()
+
+
+def test_a_file_that_does_not_exist(tmp_path, model):
+    with pytest.raises(ConfigError, match="cannot be read as weights.*No such file"):
+        load_weights(model, tmp_path / "none.pth")
+
+
+def test_flags_beside_the_weights(tmp_path, model, source):
+    """timm's trainer, DeiT's and the SMMix authors' save their ``args``."""
+    args = argparse.Namespace(lr=1e-3, model=NAME)
+    torch.save({"model": source.state_dict(), "args": args, "epoch": 299}, tmp_path / "authors.pth")
+    load_weights(model, tmp_path / "authors.pth")
+    assert_loaded(model, source)
+
+
+@pytest.mark.parametrize(("key", "average"), [("state_dict", "state_dict_ema"), ("model", "model_ema")])
+def test_the_average_is_loaded_only_if_asked_for(tmp_path, model, source, caplog, key, average):
+    caplog.set_level(logging.INFO, "dali_mix")
+    averaged = {name: value * 2 for name, value in source.state_dict().items()}
+    head = {"token_head.weight": torch.ones(10, 16), "token_head.bias": torch.ones(10)}
+    torch.save({key: source.state_dict(), average: averaged | head}, tmp_path / "file.pth")
+    load_weights(model, tmp_path / "file.pth")
+    assert_loaded(model, source)
+    assert not caplog.text
+    load_weights(model, tmp_path / "file.pth", use_ema=True)
+    assert torch.equal(model.cls_token, source.cls_token * 2)
+    assert "its moving average holds the initial weights" in caplog.text
+    for name, content in (("plain.pth", {key: source.state_dict(), average: None}), ("bare.pth", source.state_dict())):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(ConfigError, match="holds no moving average"):
+            load_weights(model, tmp_path / name, use_ema=True)
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrapped_models_are_saved_and_loaded_as_plain_ones(tmp_path, model, source, wrap):
+    source.to(memory_format=torch.channels_last)
+    save_weights(wrap(wrap(source)), tmp_path / "file.safetensors")
+    assert set(load_file(tmp_path / "file.safetensors")) == set(source.state_dict())
+    load_weights(wrap(model), tmp_path / "file.safetensors")
+    assert_loaded(model, source)
+
+
+def test_tied_weights_are_saved(tmp_path, model, source):
+    source.blocks[1].mlp.fc1.weight = source.blocks[0].mlp.fc1.weight
+    save_weights(source, tmp_path / "file.safetensors")
+    load_weights(model, tmp_path / "file.safetensors")
+    assert_loaded(model, source)
+
+
+def test_a_pvt_file_of_another_size_is_resampled_by_the_model(tmp_path):
+    options = {"depths": (1, 1, 1, 1), "num_classes": 5}
+    source, model, wanted = (timm.create_model("pvt_tiny", img_size=size, **options) for size in (64, 96, 96))
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "pvt_tiny.pth")
+    wanted.load_state_dict(source.state_dict())
+    load_weights(model, tmp_path / "pvt_tiny.pth")
+    assert_loaded(model, wanted)
+    torch.save(source.state_dict() | {"norm.bias": torch.ones(3)}, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match=r"of another shape: norm\.bias$"):
+        load_weights(model, tmp_path / "other.pth")
+    assert_loaded(model, wanted)
+
+
+def test_a_model_without_classes_takes_no_classifier(tmp_path, source):
+    save_weights(source, tmp_path / "file.safetensors")
+    model = tiny(num_classes=0)
+    load_weights(model, tmp_path / "file.safetensors")
+    assert_loaded(model, source)
+
+
+def test_a_distilled_model_has_two_classifiers(tmp_path, caplog):
+    source, model = (timm.create_model("deit_tiny_distilled_patch16_224", num_classes=k, **TINY) for k in (3, 10))
+    save_weights(source, tmp_path / "file.safetensors")
+    caplog.set_level(logging.INFO, "dali_mix")
+    load_weights(model, tmp_path / "file.safetensors")
+    assert torch.equal(model.dist_token, source.dist_token)
+    assert len(caplog.records) == 1
+
+
+def test_names_of_a_models_first_authors(tmp_path):
+    """timm renames them: ConvNeXt's "downsample_layers.0.0" is its "stem.0"."""
+    source, model = (timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 8, 8)) for _ in range(2))
+    state = {name: value for name, value in source.state_dict().items() if not name.startswith(("stem.", "head."))}
+    state |= {f"downsample_layers.0.{name[5:]}": v for name, v in source.state_dict().items() if name[:5] == "stem."}
+    state |= {name.replace("head.fc.", "head."): v for name, v in source.state_dict().items() if "head.fc." in name}
+    state |= {name.replace("head.norm.", "norm."): v for name, v in source.state_dict().items() if "head.norm" in name}
+    torch.save({"model": state}, tmp_path / "authors.pth")
+    load_weights(model, tmp_path / "authors.pth")
+    assert_loaded(model, source)
+
+
+@pytest.mark.parametrize("classes", [None, [f"class {k}" for k in range(10)]])
+def test_a_hub_folder_gives_the_same_model(tmp_path, source, classes):
+    source.to(memory_format=torch.channels_last).eval()
+    config = resolve_input_data_config(source, {"crop_pct": 1.0, "mean": (0.1, 0.2, 0.3)})
+    folder = tmp_path / "hub"
+    export_to_hub_folder(torch.compile(source), folder, model_name=NAME, classes=classes, config=config)
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["hub"]
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(images), timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(images))
+    torch.testing.assert_close(model(images), source(images))
+    assert model.pretrained_cfg["mean"] == [0.1, 0.2, 0.3]
+    assert json.loads((folder / "config.json").read_text()).get("label_names") == classes
+    with pytest.raises(ConfigError, match="is in use"):
+        export_to_hub_folder(source, folder, model_name=NAME, classes=None, config=config)
+    with pytest.raises(ConfigError, match="1 names of classes, the model has 10"):
+        export_to_hub_folder(source, tmp_path / "new", model_name=NAME, classes=["a"], config=config)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        export_to_hub_folder(source, tmp_path / "file" / "new", model_name=NAME, classes=None, config=config)
+
+
+def test_a_run_on_lost_pretrained_weights_is_exported(tmp_path, source):
+    """The weights are the run's own; it needs neither what it began with, nor names of classes."""
+    run = tmp_path / "run"
+    run.mkdir()
+    save_weights(source, run / "model.safetensors")
+    settings = {"model": NAME, "model_kwargs": TINY, "num_classes": 10, "pretrained_path": "/gone.pth", "bn_eps": 0.5}
+    (run / "args.yaml").write_text(yaml.safe_dump(settings))
+    assert export([str(run), str(tmp_path / "out")]) == 0
+    images = torch.randn(2, 3, 32, 32)
+    exported = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    assert torch.equal(exported(images), source.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "resnet18", "bn_eps": 0.5}, "was trained with --bn-eps 0.5"),
+        ({"model": None}, "needs a model"),
+        ({"model": NAME, "model_kwargs": 3}, "model_kwargs by name"),
+    ],
+)
+def test_a_run_that_cannot_be_exported(tmp_path, capsys, settings, message):
+    (tmp_path / "model.safetensors").write_text("x")
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump({"num_classes": 10} | settings))
+    with pytest.raises(SystemExit) as exit_:
+        export([str(tmp_path), str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
