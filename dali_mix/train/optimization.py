@@ -104,14 +104,14 @@ class Updater:
     Fields:
         optimizer: of timm.
         precision: holds the loss scaler.
-        parameters: all that are trained.
+        clipped: parameters whose gradients are clipped.
         clip: value of ``--clip-grad``, None for no clipping.
         clip_mode: "norm", "value" or "agc".
     """
 
     optimizer: torch.optim.Optimizer
     precision: Precision
-    parameters: list[nn.Parameter]
+    clipped: list[nn.Parameter]
     clip: float | None = None
     clip_mode: str = "norm"
 
@@ -124,7 +124,7 @@ class Updater:
         scaler = self.precision.scaler
         if self.clip is not None:
             scaler.unscale_(self.optimizer)
-            dispatch_clip_grad(self.parameters, value=self.clip, mode=self.clip_mode)
+            dispatch_clip_grad(self.clipped, value=self.clip, mode=self.clip_mode)
         scaler.step(self.optimizer)
         scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from timm.models import model_parameters
 from timm.utils import random_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -204,7 +205,8 @@ def _build_trainer(
     ema = create_ema(args, model)  # before compilation: it copies the model
     building.compile_modules(args, model, stage)
     step: nn.Module = TrainStep(model, stage, building.create_loss(args)).to(world.device)
-    parameters = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    # Adaptive clipping leaves the classifier alone (Brock 2021, section 4.1), as timm's trainer does.
+    clipped = model_parameters(model, exclude_head=True) if args.clip_mode == "agc" else step.parameters()
     if world.size > 1:
         on_gpu = world.device.type == "cuda"
         step = DistributedDataParallel(
@@ -214,7 +216,7 @@ def _build_trainer(
         step=step,
         model=model,
         stage=stage,
-        updater=Updater(optimizer, precision, parameters, args.clip_grad, args.clip_mode),
+        updater=Updater(optimizer, precision, list(clipped), args.clip_grad, args.clip_mode),
         scheduler=None,
         world=world,
         seed=args.seed,

@@ -7,8 +7,8 @@ import copy
 import logging
 import pickle
 import re
-import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,14 @@ def export_to_hub_folder(
     described: dict[str, Any] = {"pretrained_cfg": {"architecture": model_name.partition(".")[0]}}
     if classes is not None:
         described["label_names"] = list(classes)
-    temporary = folder.with_name(folder.name + ".tmp")
     try:
-        save_for_hf(plain, temporary, model_config=described, data_config=dict(config), safe_serialization=True)
-        temporary.replace(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            whole = Path(temporary) / "hub"
+            save_for_hf(plain, whole, model_config=described, data_config=dict(config), safe_serialization=True)
+            whole.replace(folder)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{folder} cannot be written: {_first_line(error)}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def require_new_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from timm.loss import BinaryCrossEntropy
 from torch import nn
 
-from dali_mix.train import loop, run
+from dali_mix.train import loop, optimization, run
 from dali_mix.train.config import parse_args
 from dali_mix.train.datasets import augmentation
 from tests.train.conftest import FAST
@@ -77,7 +77,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(train, monkeypatch):
     kept = []
 
     def update(self, original=loop.Updater.update):
-        kept.append([parameter.grad.clone() for parameter in self.parameters])
+        kept.append([parameter.grad.clone() for parameter in self.clipped])
         original(self)
 
     monkeypatch.setattr(loop.Updater, "update", update)
@@ -87,6 +87,33 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(train, monkeypatch):
     assert len(kept) == 2
     for accumulated, whole in zip(*kept, strict=True):
         torch.testing.assert_close(accumulated, whole, rtol=1e-4, atol=1e-6)
+
+
+def norms_of_updates(train, monkeypatch, *flags):
+    """The gradient's norm before and after each clipping."""
+    norms = []
+
+    def clip(parameters, value, mode, original=optimization.dispatch_clip_grad):
+        before = torch.stack([parameter.grad.norm() for parameter in parameters]).norm()
+        original(parameters, value=value, mode=mode)
+        norms.append((before, torch.stack([parameter.grad.norm() for parameter in parameters]).norm(), len(parameters)))
+
+    monkeypatch.setattr("dali_mix.train.optimization.dispatch_clip_grad", clip)
+    code, _, err = train(*flags, "--epochs", 1, "--smmix")
+    assert code == 0, err
+    return norms
+
+
+def test_the_gradient_is_clipped_to_the_norm(train, monkeypatch):
+    for before, after, _ in norms_of_updates(train, monkeypatch, "--clip-grad", 0.1):
+        assert before > 0.1
+        assert after == pytest.approx(0.1, rel=1e-3)
+
+
+def test_adaptive_clipping_leaves_the_classifiers_alone(train, monkeypatch, seen):
+    norms = norms_of_updates(train, monkeypatch, "--clip-grad", 0.01, "--clip-mode", "agc")
+    everything = len(list(seen["trainer"].step.parameters()))
+    assert {count for *_, count in norms} == {everything - 4}  # the model's and SMMix's, weight and bias each
 
 
 def test_the_schedule_moves_at_every_update_or_epoch(train, seen):
