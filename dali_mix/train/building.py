@@ -35,6 +35,8 @@ def create_model(args: argparse.Namespace, num_classes: int, world: World) -> tu
     _check_patches(model, [config["input_size"][1:]])
     _adjust(args, model)
     if world.size > 1 and args.sync_bn:
+        if world.device.type != "cuda":
+            raise ConfigError("--sync-bn works on GPUs only; leave it out, --dist-bn reduce averages the statistics")
         model = convert_sync_batchnorm(model)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     return model.to(world.device).to(memory_format=layout), config
@@ -61,7 +63,7 @@ def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:
     if args.pretrained or args.pretrained_path:
         kwargs["pretrained"] = True
     if args.pretrained_path:
-        kwargs["pretrained_cfg_overlay"] = {"file": args.pretrained_path}
+        kwargs["pretrained_cfg_overlay"] = {"file": args.pretrained_path, "num_classes": -1}  # -1: a new head
     size = args.img_size or (args.input_size[1:] if args.input_size else None)
     # A model that is made for one size, as transformers are, takes it; others have no such option.
     attempts = [kwargs] if size is None else [dict(kwargs, img_size=size), kwargs]
@@ -71,8 +73,8 @@ def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:
         except TypeError as error:
             if "img_size" not in str(error):
                 raise ConfigError(f"--model {name} refuses its options: {error}; see --model-kwargs") from error
-        except (AssertionError, ValueError) as error:
-            raise ConfigError(f"--model {name} refuses its options ({attempt}): {error}") from error
+        except (AssertionError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            raise ConfigError(f"--model {name} refuses its options ({attempt}): {error!r}") from error
         except (OSError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(f"--model {name}: its pretrained weights cannot be loaded: {reason}") from error
@@ -103,7 +105,10 @@ def _input_sizes(args: argparse.Namespace, model: nn.Module) -> list[tuple[int, 
 def _check_patches(model: nn.Module, sizes: list[tuple[int, int]]) -> None:
     """timm's plain patch embedding drops the border that is left over; others overlap, pad or pool."""
     patch_embed = getattr(model, "patch_embed", None)
-    if not isinstance(patch_embed, PatchEmbed) or patch_embed.dynamic_img_pad:
+    if not isinstance(patch_embed, PatchEmbed):
+        return
+    # It pads, but only with a dynamic size does the position embedding follow.
+    if patch_embed.dynamic_img_pad and getattr(model, "dynamic_img_size", False):
         return
     for size in sizes:
         for side, patch in zip(size, patch_embed.patch_size, strict=True):
@@ -169,9 +174,12 @@ def compile_modules(args: argparse.Namespace, model: nn.Module, stage: SMMix | N
     known = torch.compiler.list_backends(exclude_tags=())
     if args.torchcompile not in known:
         raise ConfigError(f"--torchcompile {args.torchcompile} is not a backend; there are {', '.join(sorted(known))}")
-    for module in (model, stage):
-        if module is not None:
-            module.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+    try:
+        for module in (model, stage):
+            if module is not None:
+                module.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+    except RuntimeError as error:
+        raise ConfigError(f"--torchcompile-mode {args.torchcompile_mode} is refused: {error}") from error
 
 
 def create_loss(args: argparse.Namespace) -> Loss:

@@ -130,8 +130,8 @@ class Loaders:
         }
         return MixLoader(self._build_val(self._data.val, **_known(self._build_val, settings)), "partial")
 
-    def training(self, mixing: bool = True) -> MixLoader:
-        """Shuffled, augmented and, unless ``mixing`` is False, mixed batches.
+    def training(self, mixing: bool = True, first_epoch: int = 0) -> MixLoader:
+        """Shuffled, augmented and, unless ``mixing`` is False, mixed batches, from an epoch of the run on.
 
         Raises:
             ConfigError: if there are fewer images than one batch.
@@ -158,7 +158,7 @@ class Loaders:
         if args.no_aug:
             settings["interpolation"] = self._config["interpolation"]
         if self.sizes is not None:
-            settings["img_size"] = self.sizes
+            settings["img_size"] = self.sizes.starting(first_epoch)
         self._refuse_lost_flags()
         loader = MixLoader(self._build_train(self._data.train, **_known(self._build_train, settings)), "drop")
         len(loader)  # builds the pipeline, and refuses a data set smaller than one batch
@@ -166,7 +166,8 @@ class Loaders:
 
     def _refuse_lost_flags(self) -> None:
         """A flag was changed that the training pipeline has no parameter for."""
-        known, parser = inspect.signature(self._build_train).parameters, build_parser()
+        parser = build_parser()
+        known = inspect.signature(self._build_train).parameters.keys() | inspect.signature(self._build_val).parameters
         lost = [name for parameter, names in _LOST_WITHOUT.items() if parameter not in known for name in names]
         for name in lost:
             if getattr(self._args, name) != parser.get_default(name):
@@ -183,8 +184,11 @@ _LOST_WITHOUT = {
     "scale": ("scale", "ratio"),
     "augmentation": (
         "hflip", "vflip", "color_jitter", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "aa", "reprob",
-        "train_img_sizes",
+        "remode", "recount", "train_img_sizes",
     ),
+    "interpolation": ("train_interpolation", "interpolation"),
+    "crop_pct": ("crop_pct",),
+    "prefetch_queue_depth": ("dali_prefetch",),
     "no_aug": ("no_aug",),
     "mode": ("mixup_mode", "cutmix_minmax"),
 }  # fmt: skip

@@ -96,6 +96,8 @@ class Trainer:
                 progress.show(
                     epoch, (index + 1) / steps, loss, learning_rate, img_per_s=rate, data_wait=clock.waiting_share
                 )
+        if hasattr(self.updater.optimizer, "sync_lookahead"):
+            self.updater.optimizer.sync_lookahead()  # as timm's trainer: what is evaluated are the slow weights
         row = self._summarise(sums, steps, smmix_steps)
         return row | {
             "lr": learning_rate,

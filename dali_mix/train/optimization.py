@@ -29,7 +29,11 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     if args.opt.lower().removeprefix("lookahead_") not in known:
         close = difflib.get_close_matches(args.opt, known, n=3)
         raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; close: {', '.join(close)}")
-    settings = dict(optimizer_kwargs(cfg=args), lr=learning_rate(args, world.size), **args.opt_kwargs)
+    settings = optimizer_kwargs(cfg=args) | {"lr": learning_rate(args, world.size)}
+    twice = sorted(settings.keys() & args.opt_kwargs)
+    if twice:
+        raise ConfigError(f"--opt-kwargs {twice[0]} has a flag of its own; use that")
+    settings |= args.opt_kwargs
     try:
         optimizer = create_optimizer_v2(model, **settings)
     except (ValueError, AssertionError, TypeError, ImportError, AttributeError) as error:

@@ -52,7 +52,7 @@ class RunFolder:
         self.summary.add(row)
         epoch = int(row["epoch"])
         self._trackers.add(row, epoch)
-        best = self.summary.best(f"eval_{self._args.eval_metric}")
+        best = self._best()
         state = _state(self._args, trainer, row)
         save_checkpoint(self.path, epoch, state, keep=self._args.checkpoint_hist, is_best=best is row)
         draw_curves(self.summary.rows, self.path / "curves.png")
@@ -69,6 +69,14 @@ class RunFolder:
         """Let the trackers finish."""
         self._trackers.close()
 
+    def _best_column(self) -> str:
+        """What the best epoch is best in: as in timm's trainer, the average's metric where it is evaluated."""
+        averaged = self._args.model_ema and not self._args.model_ema_force_cpu
+        return f"eval_ema_{self._args.eval_metric}" if averaged else f"eval_{self._args.eval_metric}"
+
+    def _best(self) -> dict[str, float] | None:
+        return self.summary.best(self._best_column())
+
     def _final_rows(self, model: nn.Module) -> list[tuple[str, str]]:
         rows, metric = self.summary.rows, self._args.eval_metric
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -79,9 +87,11 @@ class RunFolder:
         ]
         if "eval_ema_top1" in rows[-1]:
             lines += [(f"EMA {name}", value) for name, value in metric_rows(_metrics(rows[-1], "eval_ema_"))]
-        best = self.summary.best(f"eval_{metric}")
+        best = self._best()
         if best is not None:
-            lines.append((f"best {_LABELS[metric]}", f"{_best_value(best, metric)}, model_best.pth.tar"))
+            value = f"{_formatted(metric, best[self._best_column()])} in epoch {int(best['epoch']) + 1}"
+            average = "EMA " if "ema" in self._best_column() else ""
+            lines.append((f"best {average}{_LABELS[metric]}", f"{value}, model_best.pth.tar"))
         lines += [
             ("time", f"{sum(row['seconds'] for row in rows):.0f} s"),
             ("weights", " and ".join(str(path) for path in sorted(self.path.glob("model*.safetensors")))),
@@ -102,10 +112,6 @@ def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
 
 def _metrics(row: dict[str, float], prefix: str) -> dict[str, float]:
     return {name: row[prefix + name] for name in _LABELS}
-
-
-def _best_value(row: dict[str, float], metric: str) -> str:
-    return f"{_formatted(metric, row[f'eval_{metric}'])} in epoch {int(row['epoch']) + 1}"
 
 
 def _formatted(name: str, value: float) -> str:

@@ -192,7 +192,7 @@ class _Run:
     def _stop_mixing(self, epoch: int) -> None:
         _log.info("epoch %d: mixing is off from here on (--mixup-off-epoch)", epoch + 1)
         self._training.close()
-        self._training = self._loaders.training(mixing=False)
+        self._training = self._loaders.training(mixing=False, first_epoch=epoch)
         self._mixing = False
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 
 import pytest
 import torch
@@ -140,7 +141,8 @@ def test_the_moving_average_moves_and_is_evaluated(train, tmp_path):
     assert plain.keys() == average.keys()
     assert not torch.equal(plain["head.weight"], average["head.weight"])
     last = rows_of(tmp_path / "run")[-1]
-    assert f"EMA top-1   {float(last['eval_ema_top1']):.2f} %" in out.replace("  EMA top-1 ", "  EMA top-1 ")
+    assert re.search(rf"EMA top-1 +{float(last['eval_ema_top1']):.2f} %", out)
+    assert re.search(r"best EMA top-1 .* in epoch [12], model_best.pth.tar", out)
     code, out, _ = train("--eval-only", "--initial-checkpoint", tmp_path / "run" / "model_ema.safetensors")
     assert f"{float(last['eval_ema_loss']):.3f}" in out
 
@@ -222,6 +224,40 @@ def test_image_sizes_change_during_the_run(train, monkeypatch):
     assert "try --model-kwargs dynamic_img_size=True" in err
 
 
+def test_image_sizes_go_on_where_mixing_stops(train, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        "dali_mix.train.preview.Preview.watch", lambda self, batch, square: sizes.append(batch.images.shape[-1])
+    )
+    flags = "--train-img-sizes 16 32 --train-size-schedule progressive --train-size-random-mix 0 --epochs 4 --cutmix 1"
+    dynamic = "--mixup-off-epoch 3 --train-size-schedule-spread 0.05 --model-kwargs patch_size=8 embed_dim=16 depth=2"
+    code, _, err = train(*flags.split(), *dynamic.split(), "num_heads=2", "dynamic_img_size=True")
+    assert code == 0, err
+    assert sizes[-7:] == [32] * 7
+
+
+def test_lookahead_evaluates_the_slow_weights(train, monkeypatch):
+    calls = []
+    monkeypatch.setattr("timm.optim.Lookahead.sync_lookahead", lambda self: calls.append("sync"))
+    monkeypatch.setattr(
+        run, "evaluate", lambda *args, original=run.evaluate: calls.append("evaluate") or original(*args)
+    )
+    code, _, err = train("--opt", "lookahead_adamw", "--smmix", "--epochs", 2)
+    assert code == 0, err
+    assert calls == ["sync", "evaluate"] * 2
+
+
+def test_pretrained_weights_from_a_file_get_a_new_head(train, tmp_path):
+    train("--experiment", "run", "--epochs", 1)
+    weights = tmp_path / "run" / "model.safetensors"
+    code, _, err = train("--pretrained-path", weights, "--experiment", "tuned", "--epochs", 1, "--lr", 0,
+                         "--warmup-epochs", 0)  # fmt: skip
+    assert code == 0, err
+    before, after = load_file(weights), load_file(tmp_path / "tuned" / "model.safetensors")
+    assert torch.equal(before["blocks.0.attn.qkv.weight"], after["blocks.0.attn.qkv.weight"])
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
 def test_an_excluded_file_is_left_out(train, tmp_path, image_folder):
     first = next((image_folder / "train").glob("*/*.jpg"))
     (tmp_path / "bad.txt").write_text(f"{first.relative_to(image_folder)}\nval/none.jpg\n")
@@ -250,11 +286,13 @@ def small_images(image_folder, tmp_path):
 
 def test_the_cifar_pipeline_takes_only_its_own_flags(train, small_images):
     flags = "--pipeline cifar --epochs 1 --cutmix 1 --mixup-prob 0.5"
-    code, _, err = train(*flags.split(), data=small_images)
+    defaults = [flag for flag in FAST if flag not in ("--crop-pct", "1.0")]
+    code, _, err = train(*flags.split(), data=small_images, defaults=defaults)
     assert code == 0, err
-    code, _, err = train(*flags.split(), "--reprob", 0.2, data=small_images)
-    assert code == 2
-    assert "--reprob has no effect with --pipeline cifar" in err
+    for flag, value in (("--reprob", 0.2), ("--train-interpolation", "bilinear"), ("--dali-prefetch", 3)):
+        code, _, err = train(*flags.split(), flag, value, data=small_images, defaults=defaults)
+        assert code == 2
+        assert f"{flag} has no effect with --pipeline cifar" in err
     code, _, err = train("--pipeline", "cifer")
     assert "--pipeline cifer is unknown; there are imagenet, cifar" in err
 

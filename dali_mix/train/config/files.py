@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from dali_mix.errors import ConfigError
@@ -77,9 +78,17 @@ def _tokens(action: argparse.Action, value: Any, where: str) -> list[str]:
     if isinstance(value, (list, tuple)):
         if action.nargs in (None, "?"):
             raise ConfigError(f"{where} takes one value, got {list(value)!r}")
-        return [flag, *map(str, value)] if value else []
-    if action.nargs not in (None, "?") and not isinstance(value, str):
-        value = str(value)
+        return [flag, *(_plain(item, where) for item in value)] if value else []
     if isinstance(value, bool):
         raise ConfigError(f"{where} takes a value, got {str(value).lower()}")
-    return [flag, str(value)] if action.nargs not in (None, "?") else [f"{flag}={value}"]
+    return [flag, _plain(value, where)] if action.nargs not in (None, "?") else [f"{flag}={value}"]
+
+
+def _plain(value: Any, where: str) -> str:
+    """A value of a list as argparse takes it: a negative number without an exponent, no text that looks like a flag."""
+    if isinstance(value, float):
+        return np.format_float_positional(value, trim="-")
+    text = str(value)
+    if text.startswith("-") and not isinstance(value, int):
+        raise ConfigError(f"{where} cannot hold {text!r}, which looks like a flag")
+    return text

@@ -42,9 +42,15 @@ def test_a_list_in_a_recipe_does_not_swallow_the_data_folder():
     assert str(args.data_dir) == "folder"
 
 
+def test_numbers_of_yaml_are_those_of_the_command_line(tmp_path):
+    args = parse(tmp_path, "data_dir: x\nmean: [-1.0e-5, 0.5, 1e-3]\nlr: 1e-3\nwandb_tags: []\nhead_init_bias: -6\n")
+    assert (args.mean, args.lr, args.wandb_tags, args.head_init_bias) == ([-1e-5, 0.5, 1e-3], 1e-3, [], -6.0)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("wandb_tags: [--x]", "cannot hold '--x', which looks like a flag"),
         ("learning_rate: 1", "learning_rate is not a flag"),
         ("smmx: true", "did you mean smmix?"),
         ("lr: fast", "'fast' is not a number >= 0"),
