@@ -237,6 +237,8 @@ def _cause(error: RuntimeError) -> str:
     cause, _, _ = (cause or text).partition("C++ context:")
     cause, _, _ = cause.partition("Current pipeline object is no longer valid")
     hint = "; remove or repair the image" if "decode" in cause or "nvImageCodec" in cause else ""
+    if "IsDenseTensor" in cause:
+        return "the images of a batch differ in size, and the pipeline does not resize them"
     return " ".join(cause.split()) + hint
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from timm.loss import BinaryCrossEntropy
 from torch import nn
 
-from dali_mix.train import loop, optimization, run
+from dali_mix.errors import ConfigError
+from dali_mix.train import building, loop, optimization, run
 from dali_mix.train.config import parse_args
 from dali_mix.train.datasets import augmentation
 from tests.train.conftest import FAST
@@ -198,6 +199,12 @@ def test_batch_norm_is_set(train, seen):
     assert {(norm.momentum, norm.eps) for norm in norms} == {(0.3, 1e-2)}
 
 
+def test_synchronised_batch_norm_needs_gpus():
+    args = parse_args([*CNN, "--data-dir", "x", "--sync-bn"])
+    with pytest.raises(ConfigError, match="--sync-bn works on GPUs only"):
+        building.create_model(args, 10, run.World(0, 2, torch.device("cpu")))
+
+
 def test_a_compiled_model_keeps_plain_names(train, tmp_path):
     code, _, err = train("--torchcompile", "aot_eager", "--smmix", "--mixup", 0.8, "--epochs", 1, "--experiment", "run")
     assert code == 0, err
@@ -293,6 +300,11 @@ def test_the_cifar_pipeline_takes_only_its_own_flags(train, small_images):
         code, _, err = train(*flags.split(), flag, value, data=small_images, defaults=defaults)
         assert code == 2
         assert f"{flag} has no effect with --pipeline cifar" in err
+    mixed = next(small_images.glob("val/*/*.jpg"))
+    Image.open(mixed).resize((40, 40)).save(mixed)
+    code, _, err = train(*flags.split(), data=small_images, defaults=defaults)
+    assert code == 2
+    assert "the images of a batch differ in size, and the pipeline does not resize them" in err
     code, _, err = train("--pipeline", "cifer")
     assert "--pipeline cifer is unknown; there are imagenet, cifar" in err
 
