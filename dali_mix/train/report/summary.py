@@ -25,7 +25,6 @@ COLUMNS = (
     "img_size",
     "img_per_s",
     "data_wait",
-    "grad_norm",
     "seconds",
 )
 """Of ``summary.csv``, in every row."""
