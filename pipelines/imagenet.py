@@ -117,8 +117,7 @@ def imagenet_train(
     """
     if train_crop_mode != "rrc":
         raise ConfigError(f"train_crop_mode must be 'rrc', timm's others are not available, got {train_crop_mode!r}")
-    if data is not None and not isinstance(data, ImageFolder):
-        data = scan_image_folder(data)
+    data = _opened(data)
     reading = {"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed}
     source, num_classes = _source(data, num_classes, training=True, **reading)
     mixing: dict[str, Any] = {"num_classes": num_classes, "choices": choices, "smoothing": smoothing}
@@ -170,7 +169,7 @@ def imagenet_val(
         A pipeline, not yet built, with the same outputs as ``imagenet_train``; branch is always "none"
         and the targets are not smoothed.
     """
-    source, num_classes = _source(data, num_classes, training=False, shard_id=shard_id, num_shards=num_shards)
+    source, num_classes = _source(_opened(data), num_classes, training=False, shard_id=shard_id, num_shards=num_shards)
     backend = select_backend(device, device_id)
     return _val_graph(
         source,
@@ -198,15 +197,19 @@ def _one_hflip(hflip: float, augmentation: Augmentation | None) -> Augmentation:
 
 
 def _source(
-    data: ImageFolder | str | Path | None, num_classes: int | None, **reading: Any
+    data: ImageFolder | None, num_classes: int | None, **reading: Any
 ) -> tuple[Callable[[], tuple[DataNode, DataNode]], int]:
     """What puts encoded images and labels into the graph, and the number of classes."""
     if data is None:
         if num_classes is None:
             raise ConfigError("without a folder the number of classes is unknown: give num_classes")
         return feed_images, num_classes
-    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
-    return partial(read_images, folder, **reading), num_classes or len(folder.classes)
+    return partial(read_images, data, **reading), num_classes or len(data.classes)
+
+
+def _opened(data: ImageFolder | str | Path | None) -> ImageFolder | None:
+    """The folder, listed if only its path is given."""
+    return data if data is None or isinstance(data, ImageFolder) else scan_image_folder(data)
 
 
 def _size(

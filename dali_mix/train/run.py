@@ -108,7 +108,6 @@ class _Run:
         self._args, self._world, self._data = args, world, data
         self._loaders, self._validation = loaders, validation
         self._training = loaders.training()
-        self._mixing = True
         self.trainer, self._epochs = _build_trainer(args, world, model, stage, len(self._training))
         off: int = args.mixup_off_epoch
         if off >= self._epochs:
@@ -165,7 +164,7 @@ class _Run:
 
     def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         args, trainer, world = self._args, self.trainer, self._world
-        if self._mixing and args.mixup_off_epoch and epoch >= args.mixup_off_epoch:
+        if epoch and epoch == args.mixup_off_epoch:
             self._stop_mixing(epoch)
         row = trainer.train_epoch(self._training, epoch, progress)
         if not args.sync_bn:
@@ -193,7 +192,6 @@ class _Run:
         _log.info("epoch %d: mixing is off from here on (--mixup-off-epoch)", epoch + 1)
         self._training.close()
         self._training = self._loaders.training(mixing=False, first_epoch=epoch)
-        self._mixing = False
 
 
 def _build_trainer(
