@@ -1,4 +1,4 @@
-"""The model, the SMMix stage and the loss; what cannot work is refused here, in one line."""
+"""The model, the SMMix stage, the loss and the trainer; what cannot work is refused here, in one line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ import torch
 from timm.data import resolve_input_data_config
 from timm.layers import PatchEmbed, convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy
+from timm.models import model_parameters
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import dali_mix.models  # noqa: F401  registers them with timm
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
 from dali_mix.smmix.losses import soft_cross_entropy
 from dali_mix.train.distributed import World
+from dali_mix.train.loop import Trainer
+from dali_mix.train.optimization import Precision, Updater, create_ema, create_optimizer, create_scheduler
+from dali_mix.train.step import TrainStep
 from dali_mix.train.weights import load_weights
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -192,3 +197,47 @@ def create_loss(args: argparse.Namespace) -> Loss:
         sum_classes=args.bce_sum,
         pos_weight=args.bce_pos_weight,
     )
+
+
+def build_trainer(
+    args: argparse.Namespace, world: World, model: nn.Module, stage: SMMix | None, batches: int
+) -> tuple[Trainer, int]:
+    """The trainer, and the number of epochs with cool-down."""
+    optimizer = create_optimizer(args, model, stage, world)
+    precision = Precision(world.device.type, args.amp, args.amp_dtype)
+    ema = create_ema(args, model)  # before compilation: it copies the model
+    compile_modules(args, model, stage)
+    step: nn.Module = TrainStep(model, stage, create_loss(args)).to(world.device)
+    # Adaptive clipping leaves the classifier alone (Brock 2021, section 4.1), as timm's trainer does.
+    clipped = model_parameters(model, exclude_head=True) if args.clip_mode == "agc" else step.parameters()
+    if world.size > 1:
+        on_gpu = world.device.type == "cuda"
+        step = DistributedDataParallel(
+            step, device_ids=[world.device] if on_gpu else None, broadcast_buffers=not args.no_ddp_bb
+        )
+    trainer = Trainer(
+        step=step,
+        model=model,
+        stage=stage,
+        updater=Updater(optimizer, precision, list(clipped), args.clip_grad, args.clip_mode),
+        scheduler=None,
+        world=world,
+        seed=args.seed,
+        log_interval=args.log_interval,
+        nonfinite_limit=args.nonfinite_limit,
+        accumulate=args.grad_accum_steps,
+        ema=ema,
+        synchronize=args.synchronize_step,
+    )
+    trainer.scheduler, epochs = create_scheduler(args, optimizer, trainer.updates_per_epoch(batches))
+    return trainer, epochs
+
+
+def describe(args: argparse.Namespace, trainer: Trainer) -> str:
+    """What the defaults came to, in one line."""
+    world, precision = trainer.world, trainer.updater.precision
+    numbers = str(precision.dtype).removeprefix("torch.") if precision.enabled else "float32"
+    total = args.batch_size * world.size * args.grad_accum_steps
+    groups: list[dict[str, Any]] = trainer.updater.optimizer.param_groups
+    initial = max(group.get("initial_lr", group["lr"]) for group in groups)
+    return f"{args.model} on {world.size} x {world.device.type}, {numbers}, {total} images per update, lr {initial:.3g}"

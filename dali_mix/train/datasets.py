@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from dali_mix.data import Augmentation, ImageFolder, MixLoader, scan_image_folder
 from dali_mix.data.synthetic import write_synthetic_folder
 from dali_mix.errors import ConfigError
@@ -24,8 +26,8 @@ Pipelines: TypeAlias = Mapping[str, tuple[PipelineFactory, PipelineFactory]]
 _SPLIT_NAMES = {"validation": ("val", "valid", "validation"), "train": ("train", "training")}
 """Folder names that timm takes for one another (``timm/data/dataset_factory.py``)."""
 
-_SEED_WITHOUT_MIXING = 1_000_003
-"""Added to the seeds after ``--mixup-off-epoch``, so that the new pipeline does not repeat the first epochs."""
+_SEED_PER_EPOCH = 10_007
+"""Added to the seeds for each epoch before a pipeline's first, so that a later one does not repeat the first epochs."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Loaders:
             "num_shards": world.size,
         }
         self._config = config
+        self.backend = "gpu" if on_gpu and torch.cuda.is_available() else "cpu"
         self.sizes = SizeSchedule.from_args(args)
 
     def validation(self) -> MixLoader:
@@ -137,7 +140,7 @@ class Loaders:
             ConfigError: if there are fewer images than one batch.
         """
         args = self._args
-        seed = args.seed + (0 if mixing else _SEED_WITHOUT_MIXING)
+        seed = args.seed + first_epoch * _SEED_PER_EPOCH
         settings = self._common | {
             "batch_size": args.batch_size,
             "choices": mixing_choices(args) if mixing else {},

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,13 @@ class World:
     Fields:
         rank, size: global rank and number of ranks.
         device: where this rank computes.
+        control: group for what the ranks tell each other beside the computation; None for the one they compute in.
     """
 
     rank: int
     size: int
     device: torch.device
+    control: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -43,6 +46,34 @@ class World:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on any rank; the device is not waited for."""
+        if self.size == 1:
+            return flag
+        answer = torch.tensor(int(flag))
+        dist.all_reduce(answer, group=self.control)
+        return bool(answer.item())
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value, in order of rank, on the main rank; None on the others.
+
+        Args:
+            value: anything that can be pickled; it stays within the run.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values, group=self.control)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The main rank's value, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, group=self.control)
+        return values[0]
 
     def wait(self) -> None:
         """Wait until every rank is here."""
@@ -76,11 +107,13 @@ def open_world(device: str | None, deterministic: bool = False) -> Iterator[Worl
             f"rank {rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; lower --nproc-per-node"
         )
     _configure_backends(place, deterministic)
+    control = None
     if size > 1:
         on_gpu = place.type == "cuda"
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None, timeout=_TIMEOUT)
+        control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if on_gpu else None
     try:
-        yield World(rank, size, place)
+        yield World(rank, size, place, control)
     finally:
         torch.use_deterministic_algorithms(False)
     # Not after an error: the peers may be waiting in a collective, and taking the group down would

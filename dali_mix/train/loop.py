@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ from dali_mix.train.distributed import World, shared_rng
 from dali_mix.train.optimization import Updater
 from dali_mix.train.report import Progress
 from dali_mix.train.step import StepLosses
+from dali_mix.train.tally import Tally
+
+_log = logging.getLogger(__name__)
 
 
 class TrainingError(RuntimeError):
@@ -43,7 +47,13 @@ class Trainer:
         accumulate: batches per update.
         ema: moving average of the weights, or None.
         synchronize: wait for the device after every step.
-        updates: done so far in the run.
+        nonfinite_limit: updates in a row that are skipped, because of a loss or gradient that is not finite, before
+            training stops; 0 does not look, which saves waiting for the device after every backward.
+        must_stop: whether this rank has been asked to stop.
+        after_update: called after every update with the epoch, its tally, and whether any rank must stop.
+        updates: done so far in the run; skipped ones count, as the schedule goes on.
+        skipped: the newest updates in a row that were skipped.
+        last_finite: number of the newest update that was not.
     """
 
     step: nn.Module
@@ -54,57 +64,60 @@ class Trainer:
     world: World
     seed: int
     log_interval: int
-    watch: Callable[[Batch, int | None], None]
     accumulate: int = 1
     ema: ModelEmaV3 | None = None
     synchronize: bool = False
-    updates: int = field(default=0)
+    nonfinite_limit: int = 10
+    watch: Callable[[Batch, int | None], None] = lambda *_: None
+    must_stop: Callable[[], bool] = lambda: False
+    after_update: Callable[[int, Tally, bool], None] = lambda *_: None
+    updates: int = 0
+    skipped: int = 0
+    last_finite: int = 0
+    _statistics: _BatchNormStatistics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._statistics = _BatchNormStatistics(self.model)
 
     def updates_per_epoch(self, batches: int) -> int:
         """Updates in an epoch of so many batches; the last one may hold fewer."""
         return math.ceil(batches / self.accumulate)
 
     def train_epoch(
-        self, loader: MixLoader, epoch: int, progress: Progress, max_steps: int | None = None
-    ) -> dict[str, float]:
-        """Train for one epoch, or its first ``max_steps`` batches.
-
-        Returns:
-            the "train_*", "lr", "img_size", "img_per_s" and "data_wait" columns of the summary.
-        """
+        self, loader: MixLoader, epoch: int, progress: Progress, tally: Tally, max_steps: int | None = None
+    ) -> None:
+        """Train for the rest of an epoch, or of its first ``max_steps`` batches, and add it up in ``tally``."""
         self.step.train()
         self.updater.optimizer.zero_grad(set_to_none=True)
         steps = min(len(loader), max_steps or len(loader))
-        clock = _Clock()
-        sums = torch.zeros(len(StepLosses._fields), dtype=torch.float64, device=self.world.device)
-        images = smmix_steps = 0
-        for index, batch in enumerate(clock.batches(loader, steps)):
+        losses: list[StepLosses] = []
+        smmix = 0
+        for index, batch in _numbered(loader, tally, steps):
             batch = batch.to(self.world.device)  # elsewhere only with --dali-device
             square = self._draw_square(batch, epoch, index)
             with self.updater.precision.autocast():
                 self.watch(batch, square)
-            learning_rate = self.learning_rate
-            losses = self._train_batch(batch, square, index, steps)
-            sums += torch.stack([part.detach().double() for part in losses])
-            smmix_steps += batch.branch == "smmix"
+            tally.lr, tally.img_size = self.learning_rate, batch.images.shape[-1]
+            first, last = self._group(index, steps)
+            if index == first:
+                losses, smmix = [], 0
+                self._statistics.keep()
+            losses.append(self._train_batch(batch, square, last - first, index == last - 1))
             count = len(batch.labels) * self.world.size
-            images += count
+            tally.add_batch(count)
+            smmix += batch.branch == "smmix"
             progress.advance(count)
             if index % self.log_interval == 0 or index == steps - 1:
-                loss = self._read_loss(losses.loss, epoch, index)
-                rate = images / clock.elapsed
-                progress.show(
-                    epoch, (index + 1) / steps, loss, learning_rate, img_per_s=rate, data_wait=clock.waiting_share
-                )
-        if hasattr(self.updater.optimizer, "sync_lookahead"):
+                self._show(progress, epoch, tally, losses[-1].loss.item(), steps)
+            if index == last - 1:
+                self._end_group(losses, smmix, epoch, tally)
+        if hasattr(self.updater.optimizer, "sync_lookahead") and not tally.closed:
             self.updater.optimizer.sync_lookahead()  # as timm's trainer: what is evaluated are the slow weights
-        row = self._summarise(sums, steps, smmix_steps)
-        return row | {
-            "lr": learning_rate,
-            "img_size": float(batch.images.shape[-1]),
-            "img_per_s": images / clock.elapsed,
-            "data_wait": clock.waiting_share,
-        }
+
+    def _group(self, index: int, steps: int) -> tuple[int, int]:
+        """First batch of the group that makes an update with this one, and the end of the group."""
+        first = index - index % self.accumulate
+        return first, min(first + self.accumulate, steps)
 
     def _draw_square(self, batch: Batch, epoch: int, index: int) -> int | None:
         if self.stage is None or batch.branch != "smmix":
@@ -112,24 +125,50 @@ class Trainer:
         sides = self.stage.sides(self.stage.grid(batch.images.shape[-2:]))
         return int(shared_rng(self.seed, epoch, index).integers(sides.start, sides.stop))
 
-    def _train_batch(self, batch: Batch, square: int | None, index: int, steps: int) -> StepLosses:
-        """Forward, backward and, at the end of a group of ``accumulate`` batches, the update."""
-        first = index - index % self.accumulate
-        group = min(self.accumulate, steps - first)
-        last_of_group = index == first + group - 1
-        with self._gradient_exchange(last_of_group):
+    def _train_batch(self, batch: Batch, square: int | None, group: int, exchange: bool) -> StepLosses:
+        """Forward and backward of one of the ``group`` batches of an update."""
+        with self._gradient_exchange(exchange):
             with self.updater.precision.autocast():
                 losses = self.step(batch, square)
             self.updater.backward(losses.loss / group if group > 1 else losses.loss)
-        if last_of_group:
+        return StepLosses(*(part.detach() for part in losses))
+
+    def _end_group(self, losses: list[StepLosses], smmix: int, epoch: int, tally: Tally) -> None:
+        """The update, unless something is not finite; all ranks decide alike."""
+        sums = torch.stack([torch.stack(part) for part in losses]).double()
+        if self.nonfinite_limit and not self._finite(sums):
+            self._skip(epoch, tally)
+        else:
+            self.skipped, self.last_finite = 0, self.updates + 1
+            tally.add_losses(sums, smmix)
             self.updater.update()
-            self.updates += 1
             if self.ema is not None:
-                self.ema.update(self.model, step=self.updates)
-            self.scheduler.step_update(self.updates)
+                self.ema.update(self.model, step=self.updates + 1)
+        self.updates += 1
+        self.scheduler.step_update(self.updates)
         if self.synchronize and self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)
-        return losses
+        self.after_update(epoch, tally, self.world.any(self.must_stop()))
+
+    def _finite(self, losses: Tensor) -> bool:
+        """Whether the update may be made, by the losses of all ranks and the gradient."""
+        finite = losses.isfinite().all() & self.updater.gradients_finite().to(losses.device)
+        return not self.world.reduce_sum((~finite).double()).item()
+
+    def _skip(self, epoch: int, tally: Tally) -> None:
+        """Forget an update: the weights stay, and so do the BatchNorm statistics that its forward has spoilt."""
+        self.updater.skip()
+        self._statistics.restore()
+        self.skipped += 1
+        tally.skipped += 1
+        where = f"epoch {epoch + 1}, batch {tally.batches}"
+        if self.skipped >= self.nonfinite_limit:
+            raise TrainingError(
+                f"the loss or its gradient was not finite in {self.skipped} updates in a row, the last at {where} "
+                f"(--nonfinite-limit {self.nonfinite_limit}); lower --lr or lengthen --warmup-epochs"
+            )
+        if tally.skipped == 1:
+            _log.warning("%s: the loss or its gradient is not finite; the update is skipped", where)
 
     def _gradient_exchange(self, now: bool) -> AbstractContextManager:
         """Ranks exchange gradients once per update, not once per batch."""
@@ -137,14 +176,10 @@ class Trainer:
             return nullcontext()
         return self.step.no_sync()
 
-    def _read_loss(self, loss: Tensor, epoch: int, index: int) -> float:
-        """The loss as a number, which waits for the device."""
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at epoch {epoch + 1}, batch {index + 1}; lower --lr or lengthen --warmup-epochs"
-            )
-        return value
+    def _show(self, progress: Progress, epoch: int, tally: Tally, loss: float, steps: int) -> None:
+        share = tally.batches / steps
+        speed = {"img_per_s": tally.img_per_s, "data_wait": tally.data_wait}
+        progress.show(epoch, share, loss, tally.lr, **speed)
 
     @property
     def learning_rate(self) -> float:
@@ -154,38 +189,33 @@ class Trainer:
             for group in self.updater.optimizer.param_groups
         )
 
-    def _summarise(self, sums: Tensor, steps: int, smmix_steps: int) -> dict[str, float]:
-        """Means over the epoch and all ranks; the parts that only SMMix has, over SMMix steps."""
-        loss, classification, fine_grained, consistency = (self.world.reduce_sum(sums) / self.world.size).tolist()
-        row = {"train_loss": loss / steps, "train_classification": classification / steps}
-        if smmix_steps:
-            row["train_fine_grained"] = fine_grained / smmix_steps
-            row["train_consistency"] = consistency / smmix_steps
-        return row
+
+class _BatchNormStatistics:
+    """The running statistics of a model, as they were before a forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+        self._live = [buffer for norm in norms for buffer in norm.buffers()]
+        self._kept: list[Tensor] = []
+
+    def keep(self) -> None:
+        if self._live:
+            self._kept = self._kept or [buffer.clone() for buffer in self._live]
+            torch._foreach_copy_(self._kept, self._live)
+
+    def restore(self) -> None:
+        if self._live:
+            torch._foreach_copy_(self._live, self._kept)
 
 
-class _Clock:
-    """Time since the start of the epoch, and how much of it the step waited for data."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._waited = 0.0
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._start
-
-    @property
-    def waiting_share(self) -> float:
-        return self._waited / self.elapsed
-
-    def batches(self, loader: MixLoader, steps: int) -> Iterator[Batch]:
-        """The loader's batches; DALI prepares the next ones in its own threads meanwhile."""
-        batches = iter(loader)
-        for _ in range(steps):
-            before = time.perf_counter()
-            batch = next(batches)
-            self._waited += time.perf_counter() - before
-            yield batch
-        if steps == len(loader):
-            next(batches, None)  # ends the loader's epoch
+def _numbered(loader: MixLoader, tally: Tally, steps: int) -> Iterator[tuple[int, Batch]]:
+    """The batches that the tally lacks, with their numbers; DALI prepares the next ones in its own threads."""
+    batches = iter(loader)
+    missing = range(tally.batches, steps)
+    for index in missing:
+        before = time.perf_counter()
+        batch = next(batches)
+        tally.waited += time.perf_counter() - before
+        yield index, batch
+    if missing and steps == len(loader):
+        next(batches, None)  # ends the loader's epoch; one that is restored after its last batch has ended already

@@ -123,6 +123,25 @@ class Updater:
         """Add the gradient of a loss to the parameters'."""
         self.precision.scaler.scale(loss).backward()
 
+    def gradients_finite(self) -> Tensor:
+        """Whether the summed gradient is finite, a bool on its device; all ranks get the same answer.
+
+        With a loss scaler always true: it makes gradients overflow on purpose, and skips those updates itself.
+        """
+        gradients = [
+            parameter.grad
+            for group in self.optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if self.precision.scaler.is_enabled() or not gradients:
+            return torch.tensor(True)
+        return nn.utils.get_total_norm(gradients).isfinite()
+
+    def skip(self) -> None:
+        """Forget the summed gradient."""
+        self.optimizer.zero_grad(set_to_none=True)
+
     def update(self) -> None:
         """One step of the optimizer on the summed gradient, which is then gone."""
         scaler = self.precision.scaler

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 from torch import nn
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.checkpoint import save_checkpoint
+from dali_mix.train.checkpoint.resume import Start, run_label
+from dali_mix.train.config.files import plain_settings
+from dali_mix.train.files import replace_file
 from dali_mix.train.loop import Trainer
 from dali_mix.train.preview import Preview
 from dali_mix.train.report import Summary, Trackers, WandbOptions, draw_curves, table
@@ -22,44 +26,64 @@ _log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """``output/EXPERIMENT``; an older run of the same name is left alone.
+    """``output/EXPERIMENT``; an older run of the same name is left alone unless it is continued.
 
     Args:
         args: checked settings, written to ``args.yaml``, which ``--config`` takes.
         num_classes: of the data.
         classes: their names, written to ``classes.txt``, which ``--class-map`` takes.
+        start: where the run begins.
 
     Raises:
         ConfigError: if it cannot be written.
+
+    Later, when results of hours are at stake, a folder that can no longer be written is a warning, not an error.
     """
 
-    def __init__(self, args: argparse.Namespace, num_classes: int, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, args: argparse.Namespace, num_classes: int, classes: tuple[str, ...], start: Start | None = None
+    ) -> None:
+        start = start or Start()
         self._args = args
-        self.path = _make_folder(args)
-        self.summary = Summary(self.path / "summary.csv")
+        self._warned = False
+        self.path = start.folder or _make_folder(args)
         settings = plain_settings(args) | {"num_classes": num_classes}
-        (self.path / "args.yaml").write_text(yaml.safe_dump(settings, default_flow_style=None))
-        (self.path / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+        try:
+            self.summary = Summary(self.path / "summary.csv", start.rows)
+            (self.path / "args.yaml").write_text(yaml.safe_dump(settings, default_flow_style=None))
+            (self.path / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written: {error.strerror}") from error
+        if start.folder is None and start.checkpoint is not None:
+            self._take_over_best(start.checkpoint.parents[1])
         wandb = None
         if args.log_wandb:
             project = args.wandb_project or args.experiment or None
             wandb = WandbOptions(project, tuple(args.wandb_tags), args.wandb_resume_id or None, self.path.name)
-        self._trackers = Trackers(self.path, settings, wandb=wandb)
+        self._trackers = Trackers(self.path, settings, wandb=wandb, first_step=start.position.epoch)
         _log.info("writing to %s", self.path)
 
     def add_epoch(self, row: dict[str, float], trainer: Trainer, preview: Preview) -> None:
-        """Write an epoch's row, curves, preview and checkpoint."""
-        self.summary.add(row)
-        epoch = int(row["epoch"])
-        self._trackers.add(row, epoch)
-        best = self._best()
-        state = _state(self._args, trainer, row)
-        save_checkpoint(self.path, epoch, state, keep=self._args.checkpoint_hist, is_best=best is row)
-        draw_curves(self.summary.rows, self.path / "curves.png")
-        preview.save(self.path / "preview.png")
+        """Write an epoch's row, curves, preview and, if it is the best so far, its weights."""
+        with self._surviving():
+            self.summary.add(row)
+        with self._surviving():
+            self._trackers.add(row, int(row["epoch"]))
+        with self._surviving():
+            draw_curves(self.summary.rows, self.path / "curves.png")
+            preview.save(self.path / "preview.png")
+        with self._surviving():
+            if self._best() is row:
+                averaged = trainer.ema is not None and self._best_column().startswith("eval_ema_")
+                model = trainer.ema.module if averaged and trainer.ema is not None else trainer.model
+                save_weights(model, self.path / "model_best.safetensors")
 
     def finish(self, trainer: Trainer) -> str:
-        """Write the final weights; returns the table for the terminal."""
+        """Write the final weights; returns the table for the terminal.
+
+        Raises:
+            OSError: if they cannot be written.
+        """
         save_weights(trainer.model, self.path / "model.safetensors")
         if trainer.ema is not None:
             save_weights(trainer.ema.module, self.path / "model_ema.safetensors")
@@ -67,7 +91,28 @@ class RunFolder:
 
     def close(self) -> None:
         """Let the trackers finish."""
-        self._trackers.close()
+        with self._surviving():
+            self._trackers.close()
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Results that cannot be written are told once; the training is worth more."""
+        try:
+            yield
+        except OSError as error:
+            if not self._warned:
+                _log.warning("results cannot be written to %s: %s; training goes on", self.path, error.strerror)
+            self._warned = True
+
+    def _take_over_best(self, run: Path) -> None:
+        """The best epoch so far may be one of the run that this one continues."""
+        best = run / "model_best.safetensors"
+        if self._best() is not None and best.exists():
+            replace_file(self.path / best.name, lambda temporary: shutil.copyfile(best, temporary))
+
+    def _weights(self) -> list[Path]:
+        paths = (self.path / "model.safetensors", self.path / "model_ema.safetensors")
+        return [path for path in paths if path.exists()]
 
     def _best_column(self) -> str:
         """What the best epoch is best in: as in timm's trainer, the average's metric where it is evaluated."""
@@ -91,10 +136,10 @@ class RunFolder:
         if best is not None:
             value = f"{_formatted(metric, best[self._best_column()])} in epoch {int(best['epoch']) + 1}"
             average = "EMA " if "ema" in self._best_column() else ""
-            lines.append((f"best {average}{_LABELS[metric]}", f"{value}, model_best.pth.tar"))
+            lines.append((f"best {average}{_LABELS[metric]}", f"{value}, model_best.safetensors"))
         lines += [
             ("time", f"{sum(row['seconds'] for row in rows):.0f} s"),
-            ("weights", " and ".join(str(path) for path in sorted(self.path.glob("model*.safetensors")))),
+            ("weights", " and ".join(str(path) for path in self._weights())),
             ("per epoch", f"{self.path / 'summary.csv'}, curves.png"),
         ]
         if (self.path / "preview.png").exists():
@@ -120,7 +165,7 @@ def _formatted(name: str, value: float) -> str:
 
 def _make_folder(args: argparse.Namespace) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = args.experiment or f"{stamp}-{args.model.replace('/', '_')}"
+    name = args.experiment or f"{stamp}-{run_label(args)}"
     folder, count = args.output / name, 0
     try:
         while folder.exists():
@@ -130,34 +175,3 @@ def _make_folder(args: argparse.Namespace) -> Path:
     except OSError as error:
         raise ConfigError(f"--output {args.output} cannot be written: {error.strerror}") from error
     return folder
-
-
-def _state(args: argparse.Namespace, trainer: Trainer, row: dict[str, float]) -> dict[str, Any]:
-    token_head = trainer.stage.token_head if trainer.stage else None
-    return {
-        "arch": args.model,
-        "epoch": int(row["epoch"]),
-        "updates": trainer.updates,
-        "state_dict": trainer.model.state_dict(),
-        "state_dict_ema": trainer.ema.module.state_dict() if trainer.ema else None,
-        "token_head": token_head.state_dict() if token_head else None,
-        "optimizer": trainer.updater.optimizer.state_dict(),
-        "scaler": trainer.updater.precision.scaler.state_dict(),
-        "metrics": dict(row),
-        "args": plain_settings(args),
-    }
-
-
-def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings as YAML and ``torch.load(weights_only=True)`` can read them, and ``--config`` takes them."""
-    settings = {name: value for name, value in vars(args).items() if name not in ("config", "data", "recipe")}
-    return _plain(settings)
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text and tuples as lists."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -40,11 +40,16 @@ def save_weights(model: nn.Module, path: Path) -> None:
         model: may be wrapped, by ``torch.compile``, for distributed training or as a moving average.
         path: what ``timm.create_model(name, checkpoint_path=path)`` then takes.
     """
+    replace_file(path, lambda temporary: temporary.write_bytes(weights_bytes(model)))
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """What :func:`save_weights` writes."""
     # safetensors takes neither views nor tensors that share memory, as channels_last and tied weights are.
     state = {
         name: value.detach().cpu().contiguous().clone() for name, value in unwrap_model(model).state_dict().items()
     }
-    replace_file(path, lambda temporary: temporary.write_bytes(safetensors.torch.save(state)))
+    return safetensors.torch.save(state)
 
 
 def export_to_hub_folder(
@@ -100,8 +105,8 @@ def load_weights(model: nn.Module, path: Path, stage: SMMix | None = None, *, us
 
     Args:
         model: of timm, or of ``dali_mix.models``; may be wrapped.
-        path: a safetensors file or a checkpoint of this trainer, of timm's, of the SMMix authors' or of
-            the PVT authors'.  Loaded as data only: a pickle that would run code is refused.
+        path: a safetensors file, the folder of a checkpoint of this trainer, or a checkpoint of timm's, of the SMMix
+            authors' or of the PVT authors'.  Loaded as data only: a pickle that would run code is refused.
         stage: gets the ``token_head`` of the SMMix authors' files and of this trainer's checkpoints; without
             one it is left out.
         use_ema: the moving average of the weights, which must be there, instead of the weights.
@@ -147,6 +152,10 @@ def _read(path: Path, use_ema: bool) -> dict[str, Tensor]:
 
 def _content(path: Path) -> Any:
     """What is in a file, as data only."""
+    if path.is_dir():  # a checkpoint of this trainer
+        shared = _content(path / "state.pt")
+        head = shared.get("token_head") if isinstance(shared, Mapping) else None
+        return {"state_dict": _content(path / "model.safetensors"), "token_head": head}
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -12,7 +12,7 @@ from timm.loss import BinaryCrossEntropy
 from torch import nn
 
 from dali_mix.errors import ConfigError
-from dali_mix.train import building, loop, optimization, run
+from dali_mix.train import building, epochs, loop, optimization, run
 from dali_mix.train.config import parse_args
 from dali_mix.train.datasets import augmentation
 from tests.train.conftest import FAST
@@ -30,16 +30,16 @@ def seen(monkeypatch):
     """The trainer of the run, and every learning rate it used."""
     kept = {"rates": []}
 
-    def build(*args, original=run._build_trainer):
-        trainer, epochs = original(*args)
-        kept["trainer"], kept["epochs"] = trainer, epochs
-        return trainer, epochs
+    def build(*args, original=epochs.build_trainer):
+        trainer, number = original(*args)
+        kept["trainer"], kept["epochs"] = trainer, number
+        return trainer, number
 
     def update(self, original=loop.Updater.update):
         kept["rates"].append(self.optimizer.param_groups[0]["lr"])
         original(self)
 
-    monkeypatch.setattr(run, "_build_trainer", build)
+    monkeypatch.setattr(epochs, "build_trainer", build)
     monkeypatch.setattr(loop.Updater, "update", update)
     return kept
 
@@ -143,7 +143,7 @@ def test_the_moving_average_moves_and_is_evaluated(train, tmp_path):
     assert not torch.equal(plain["head.weight"], average["head.weight"])
     last = rows_of(tmp_path / "run")[-1]
     assert re.search(rf"EMA top-1 +{float(last['eval_ema_top1']):.2f} %", out)
-    assert re.search(r"best EMA top-1 .* in epoch [12], model_best.pth.tar", out)
+    assert re.search(r"best EMA top-1 .* in epoch [12], model_best.safetensors", out)
     code, out, _ = train("--eval-only", "--initial-checkpoint", tmp_path / "run" / "model_ema.safetensors")
     assert f"{float(last['eval_ema_loss']):.3f}" in out
 
@@ -247,7 +247,7 @@ def test_lookahead_evaluates_the_slow_weights(train, monkeypatch):
     calls = []
     monkeypatch.setattr("timm.optim.Lookahead.sync_lookahead", lambda self: calls.append("sync"))
     monkeypatch.setattr(
-        run, "evaluate", lambda *args, original=run.evaluate: calls.append("evaluate") or original(*args)
+        epochs, "evaluate", lambda *args, original=epochs.evaluate: calls.append("evaluate") or original(*args)
     )
     code, _, err = train("--opt", "lookahead_adamw", "--smmix", "--epochs", 2)
     assert code == 0, err
@@ -344,13 +344,17 @@ def test_curves_are_drawn(train, tmp_path):
 def test_the_loop_reads_the_loss_only_at_log_intervals(train, monkeypatch):
     reads = []
 
-    def item(self, original=torch.Tensor.item):
-        reads.append(self)
-        return original(self)
+    def finite(self, losses, original=loop.Trainer._finite):
+        reads.append("update")
+        return original(self, losses)
 
-    monkeypatch.setattr(loop.Trainer, "_read_loss", lambda self, loss, epoch, index: reads.append(index) or 1.0)
+    monkeypatch.setattr(loop.Trainer, "_finite", finite)
+    monkeypatch.setattr(loop.Trainer, "_show", lambda self, progress, epoch, tally, *_: reads.append(tally.batches))
+    train("--log-interval", 3, "--epochs", 1, "--nonfinite-limit", 0)
+    assert reads == [1, 4, 7]
+    reads.clear()
     train("--log-interval", 3, "--epochs", 1)
-    assert reads == [0, 3, 6]
+    assert reads.count("update") == 7
 
 
 def test_augmentation_takes_timms_flags():

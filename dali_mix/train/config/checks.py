@@ -34,7 +34,8 @@ def _check_data(args: argparse.Namespace) -> None:
 def _check_model(args: argparse.Namespace) -> None:
     if args.eval_only and not (args.initial_checkpoint or args.pretrained or args.pretrained_path):
         raise ConfigError("--eval-only needs weights: --initial-checkpoint FILE or --pretrained")
-    _check_file("--initial-checkpoint", args.initial_checkpoint)
+    if not (Path(args.initial_checkpoint) / "model.safetensors").is_file():  # of a checkpoint's folder
+        _check_file("--initial-checkpoint", args.initial_checkpoint)
     _check_file("--pretrained-path", args.pretrained_path)
     if args.in_chans not in (None, 3) or (args.input_size and args.input_size[0] != 3):
         raise ConfigError("the pipeline makes RGB images: --in-chans and the first of --input-size must be 3")
@@ -101,6 +102,11 @@ def _check_training(args: argparse.Namespace) -> None:
         _needs("--" + flag.replace("_", "-"), bool(getattr(args, flag)), "--log-wandb", args.log_wandb)
     if args.eval_only and args.bench_steps:
         raise ConfigError("--bench-steps times training; leave out --eval-only")
+    _needs("--resume-relaxed", args.resume_relaxed, "--resume or --auto-resume", args.resume or args.auto_resume)
+    for flag in ("resume", "auto_resume"):
+        if getattr(args, flag) and (args.eval_only or args.bench_steps):
+            mode = "--eval-only" if args.eval_only else "--bench-steps"
+            raise ConfigError(f"--{flag.replace('_', '-')} continues a training; leave it out with {mode}")
 
 
 def _check_sizes(args: argparse.Namespace) -> None:

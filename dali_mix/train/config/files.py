@@ -92,3 +92,18 @@ def _plain(value: Any, where: str) -> str:
     if text.startswith("-") and not isinstance(value, int):
         raise ConfigError(f"{where} cannot hold {text!r}, which looks like a flag")
     return text
+
+
+def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings as YAML and ``torch.load(weights_only=True)`` can read them, and ``--config`` takes them."""
+    settings = {name: value for name, value in vars(args).items() if name not in ("config", "data", "recipe")}
+    return _as_yaml(settings)
+
+
+def _as_yaml(value: Any) -> Any:
+    """Paths as text and tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _as_yaml(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_yaml(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

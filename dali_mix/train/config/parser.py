@@ -40,4 +40,5 @@ def build_parser() -> Parser:
     training_flags.add_mixing(parser.add_argument_group("mixing and loss"))
     training_flags.add_sizes(parser.add_argument_group("progressive image size"))
     training_flags.add_run(parser.add_argument_group("run"))
+    training_flags.add_recovery(parser.add_argument_group("recovery"))
     return parser

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 _DALI_FEEDS = "DALI feeds the GPU; --workers, --dali-prefetch and --dali-device are its settings"
 _ONE_VIEW = "a batch holds one view of each image"
 _FOLDERS = "data are image folders below --data-dir; DALI's reader lists and shuffles them"
-_NO_RESUME = "a run cannot be continued yet; start from its weights with --initial-checkpoint"
 
 REFUSED: dict[str, str] = {
     "--naflex": "NaFlex batches of several shapes do not come out of a DALI pipeline",
@@ -43,11 +42,9 @@ REFUSED: dict[str, str] = {
     "--variable-batch-loss-scale": "all batches have one size",
     "--train-batches-per-epoch": "an epoch is the whole training set",
     "--train-steps-per-epoch": "an epoch is the whole training set",
-    "--resume": _NO_RESUME,
-    "--no-resume-opt": _NO_RESUME,
-    "--auto-resume": _NO_RESUME,
-    "--start-epoch": _NO_RESUME,
-    "--recovery-interval": _NO_RESUME,
+    "--no-resume-opt": "use --initial-checkpoint with the weights of the checkpoint",
+    "--start-epoch": "a checkpoint knows its epoch; --resume continues there",
+    "--recovery-interval": "use --checkpoint-steps",
 }
 """Flag, or with a trailing "-" or for "--naflex" the beginning of one, to the reason."""
 

@@ -128,9 +128,23 @@ def add_run(group: argparse._ArgumentGroup) -> None:
     add("--experiment", default="", metavar="NAME", help="folder of this run below --output; default: time and model")
     add("--log-interval", type=positive_int, default=50, metavar="N", help="batches between readings of the loss")
     add("--val-interval", type=positive_int, default=1, metavar="N", help="epochs between evaluations")
-    add("--checkpoint-hist", type=positive_int, default=10, metavar="N", help="checkpoints to keep")
     add("--eval-metric", default="top1", choices=("top1", "top5", "loss"), help="what the best epoch is best in")
     add("--log-wandb", action=_SWITCH, default=False, help="log to Weights & Biases too")
     add("--wandb-project", metavar="NAME", help="default: the experiment's name")
     add("--wandb-tags", nargs="+", default=[], metavar="TAG", help="of the run")
     add("--wandb-resume-id", default="", metavar="ID", help="run to continue")
+
+
+def add_recovery(group: argparse._ArgumentGroup) -> None:
+    """What is kept for a run that is cut off, and what does not stop it."""
+    add = group.add_argument
+    add("--checkpoint-steps", type=positive_int, metavar="N", help="updates between checkpoints within an epoch")
+    add("--checkpoint-hist", type=positive_int, default=10, metavar="N", help="checkpoints to keep")
+    add("--auto-resume", action=_SWITCH, default=False, help="continue the newest run of this name, or these settings")
+    add("--resume", default="", metavar="DIR", help="continue this run or checkpoint, in a new folder")
+    add("--resume-relaxed", action=_SWITCH, default=False, help="with other settings, from the beginning of an epoch")
+    add("--nonfinite-limit", type=non_negative_int, default=10, metavar="N",
+        help="updates in a row that may be skipped because something is not finite; 0: do not look")  # fmt: skip
+    add("--on-bad-image", default="replace", choices=("replace", "error"), help="a file that cannot be decoded")
+    add("--max-bad-fraction", type=probability, default=0.001, metavar="F",
+        help="share of the images that may be replaced, beyond the first, before the run stops")  # fmt: skip

@@ -44,8 +44,7 @@ class Summary:
     def __init__(self, path: Path, rows: Sequence[dict[str, float]] = ()) -> None:
         self._path = path
         self.rows: list[dict[str, float]] = list(rows)
-        lines = [COLUMNS, *(_cells(row) for row in self.rows)]
-        replace_file(path, lambda temporary: _write(temporary, "w", lines))
+        self._write()
 
     def add(self, row: dict[str, float]) -> None:
         """Append a row; a column that has no value this time stays empty.
@@ -53,8 +52,14 @@ class Summary:
         Raises:
             ValueError: if the row has a key that is no column.
         """
-        _write(self._path, "a", [_cells(row)])
+        _cells(row)
         self.rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
+        # The whole file: after a full disk it is complete again.
+        lines = [COLUMNS, *(_cells(row) for row in self.rows)]
+        replace_file(self._path, lambda temporary: _write(temporary, lines))
 
     def best(self, metric: str = "eval_top1") -> dict[str, float] | None:
         """The best row so far, the earliest of equals; None while no row has the metric.
@@ -73,8 +78,8 @@ class Summary:
         return choose(evaluated, key=lambda row: row[metric], default=None)
 
 
-def _write(path: Path, mode: str, lines: Sequence[Sequence[str]]) -> None:
-    with path.open(mode, newline="") as file:
+def _write(path: Path, lines: Sequence[Sequence[str]]) -> None:
+    with path.open("w", newline="") as file:
         csv.writer(file).writerows(lines)
 
 

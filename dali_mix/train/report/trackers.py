@@ -40,15 +40,18 @@ class Trackers:
         folder: of the run.
         settings: of the run, kept beside the curves; plain types.
         wandb: None leaves Weights & Biases out.
+        first_step: of this process; what an earlier one has sent from there on is taken back by TensorBoard.
 
     Raises:
         ConfigError: if Weights & Biases is asked for, but is not installed or does not start.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, wandb: WandbOptions | None) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], *, wandb: WandbOptions | None, first_step: int = 0
+    ) -> None:
         # wandb first: should it fail, no writer's thread is left behind.
         self._run = None if wandb is None else _start_wandb(folder, settings, wandb)
-        self._writer = _open_tensorboard(folder / "tensorboard", settings)
+        self._writer = _open_tensorboard(folder / "tensorboard", settings, first_step)
 
     def add(self, row: dict[str, float], step: int) -> None:
         """Send every column that has a value.
@@ -84,7 +87,7 @@ def tag(column: str) -> str:
     return column
 
 
-def _open_tensorboard(folder: Path, settings: dict[str, Any]) -> Any:
+def _open_tensorboard(folder: Path, settings: dict[str, Any], first_step: int) -> Any:
     """A writer, or None with a warning: the run is worth more than its curves."""
     try:
         # Here, because it takes seconds, and only one rank of a training run needs it.
@@ -92,7 +95,7 @@ def _open_tensorboard(folder: Path, settings: dict[str, Any]) -> Any:
     except Exception as error:  # a protobuf that does not fit raises TypeError, not ImportError
         _log.warning("no TensorBoard events: %s", _first_line(error))
         return None
-    writer = SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder), purge_step=first_step or None)
     # Indented by four, Markdown shows it as it is.
     writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
     return writer

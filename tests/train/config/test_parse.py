@@ -58,7 +58,12 @@ def test_demo_sets_defaults_that_flags_override():
         ("x --data-dir y", "given twice"),
         ("--data-dir x --kd-model-name y", "--kd-model-name is not supported: this trainer does not distil"),
         ("--data-dir x --aug-splits=3", "--aug-splits is not supported: a batch holds one view"),
-        ("--data-dir x --resume y", "--resume is not supported"),
+        ("--data-dir x --recovery-interval 5", "--recovery-interval is not supported: use --checkpoint-steps"),
+        ("--data-dir x --resume-relaxed", "no effect without --resume or --auto-resume"),
+        (
+            "--data-dir x --auto-resume --bench-steps 3",
+            "--auto-resume continues a training; leave it out with --bench-steps",
+        ),
         ("--data-dir x --img-size 32 --input-size 3 32 32", "leave one out"),
         ("--data-dir x --in-chans 1", "RGB images"),
         ("--data-dir x --mean 0.5 0.5", "--mean takes one number or three, got 2"),

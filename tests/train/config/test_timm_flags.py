@@ -22,7 +22,8 @@ OTHER_DEFAULT = {
 OURS = {
     "--recipe", "--demo", "--pipeline", "--exclude-list", "--dali-device", "--dali-prefetch", "--deterministic",
     "--smmix", "--smmix-prob", "--smmix-min-side", "--smmix-max-side", "--smmix-loss-weights", "--eval-only",
-    "--bench-steps",
+    "--bench-steps", "--checkpoint-steps", "--auto-resume", "--resume-relaxed", "--nonfinite-limit", "--on-bad-image",
+    "--max-bad-fraction",
 }  # fmt: skip
 
 

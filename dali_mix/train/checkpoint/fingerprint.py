@@ -1,0 +1,59 @@
+"""What must be equal for a run to go on exactly: a state of other data or settings would be taken, and diverge."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import nvidia.dali
+import timm
+import torch
+
+from dali_mix.train.config.files import plain_settings
+from dali_mix.train.datasets import Data, Loaders
+from dali_mix.train.distributed import World
+
+_FREE = (
+    # Where things lie, and what is said and kept.
+    "data_dir", "train_split", "val_split", "class_map", "exclude_list", "demo", "output", "experiment",
+    "log_interval", "checkpoint_hist", "checkpoint_steps", "log_wandb", "wandb_project", "wandb_tags",
+    "wandb_resume_id",
+    # How the run is continued, and when it gives up.
+    "resume", "auto_resume", "resume_relaxed", "nonfinite_limit", "max_bad_fraction",
+    # How fast it goes, and what is only looked at.
+    "workers", "dali_prefetch", "device", "dali_device", "synchronize_step", "local_rank", "val_interval",
+    "validation_batch_size", "eval_metric", "eval_only", "bench_steps",
+)  # fmt: skip
+"""Settings that change no weight, or whose effect has an entry of its own."""
+
+
+def fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+    """Everything that decides the weights, by name; plain types."""
+    settings = {name: value for name, value in plain_settings(args).items() if name not in _FREE}
+    train = data.train
+    return settings | {
+        "training images": len(train) if train else 0,
+        "training data": train.digest()[:16] if train else "",
+        "ranks": world.size,
+        "DALI backend": loaders.backend,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computes; other versions may round otherwise."""
+    return {"torch": str(torch.__version__), "DALI": nvidia.dali.__version__, "timm": timm.__version__}
+
+
+def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """One entry for each name whose values differ: "--batch-size was 10, is 12"."""
+    names = [name for name in own if saved.get(name) != own[name]]
+    return [f"{_shown(name)} was {saved.get(name)!r}, is {own[name]!r}" for name in names]
+
+
+def _shown(name: str) -> str:
+    """A setting's flag; what is no setting, and so has capitals or spaces or is no flag, as it is."""
+    return (
+        f"--{name.replace('_', '-')}"
+        if name not in ("training images", "training data", "ranks", "DALI backend")
+        else name
+    )

@@ -1,0 +1,119 @@
+"""When a run's checkpoints are written, and what a failure to write one means."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dali_mix.data import MixLoader
+from dali_mix.train.checkpoint.state import check, own_state, rank_file, shared_files
+from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
+from dali_mix.train.loop import Trainer, TrainingError
+from dali_mix.train.tally import Tally
+
+_log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Writes checkpoints of a run; all ranks take part, the main one writes.
+
+    Args:
+        trainer: whose state is saved.
+        store: of the main rank; None on the others.
+        facts: plain types, saved with every checkpoint.
+        every: updates between checkpoints within an epoch, None for none.
+    """
+
+    def __init__(
+        self, trainer: Trainer, store: CheckpointStore | None, facts: dict[str, Any], every: int | None = None
+    ) -> None:
+        self._trainer, self._store, self._facts, self._every = trainer, store, facts, every
+        self._failed = self._proved = False
+        self._saved: list[tuple[int, Path]] = []
+
+    @property
+    def last(self) -> Path | None:
+        """The newest checkpoint of this process."""
+        return self._saved[-1][1] if self._saved else None
+
+    @property
+    def last_good(self) -> Path | None:
+        """The newest checkpoint whose weights have been seen to work: an update after it was finite."""
+        good = [path for updates, path in self._saved if updates < self._trainer.last_finite and path.exists()]
+        return good[-1] if good else None
+
+    def continues(self, path: Path) -> None:
+        """Name the checkpoint that the run began with."""
+        self._saved.append((self._trainer.updates, path))
+
+    @property
+    def due(self) -> bool:
+        """Whether the number of updates asks for a checkpoint."""
+        return self._every is not None and self._trainer.updates % self._every == 0
+
+    def save(self, position: Position, loader: MixLoader, tally: Tally, rows: list[dict[str, float]]) -> None:
+        """Write a checkpoint.  If that fails training goes on, with a warning and the checkpoints there are.
+
+        While updates are skipped none is written: the weights are under suspicion.
+
+        Raises:
+            TrainingError: if the weights are not finite.
+        """
+        if self._trainer.skipped:
+            return
+        try:
+            self.save_first(position, loader, tally, rows)
+        except OSError as error:
+            if not self._failed:
+                last = f"the newest is {self.last}" if self.last else "there is none yet"
+                _log.warning(
+                    "no checkpoint can be written to %s: %s; training goes on, %s", self._folder, error.strerror, last
+                )
+            self._failed = True
+        else:
+            self._failed = False
+
+    def save_first(self, position: Position, loader: MixLoader, tally: Tally, rows: list[dict[str, float]]) -> None:
+        """Write a checkpoint, or fail.
+
+        Raises:
+            OSError: on the main rank, if it cannot be written.
+            TrainingError: if the weights are not finite.
+        """
+        trainer = self._trainer
+        self._check_weights(position)
+        own = own_state(trainer, {"loader": loader.state_dict(), "tally": tally.state_dict()})
+        everyone = trainer.world.gather(own)
+        if self._store is None or everyone is None:
+            return
+        facts = {"position": list(position), "batches": len(loader), "rows": rows}
+        files = shared_files(trainer, self._facts | facts)
+        for rank, content in enumerate(everyone):
+            files[rank_file(rank)] = partial(bytes, content)
+        path = self._store.save(position, files)
+        if not self._proved:
+            self._prove(path)
+        self._saved.append((trainer.updates, path))
+
+    def _prove(self, path: Path) -> None:
+        """Read back the first checkpoint with an optimizer's state: one that cannot be read must not be the last."""
+        try:
+            check(path)
+        except CheckpointError as error:
+            raise TrainingError(f"a checkpoint of this model and optimizer cannot be read again: {error}") from error
+        self._proved = self._trainer.updates > 0
+
+    @property
+    def _folder(self) -> str:
+        return os.fspath(self._store.folder) if self._store else ""
+
+    def _check_weights(self, position: Position) -> None:
+        # Equal on all ranks, which therefore decide alike.
+        total = torch.stack([parameter.detach().double().sum() for parameter in self._trainer.model.parameters()])
+        if not total.isfinite().all():
+            raise TrainingError(f"the weights are not finite after {position}, so they are not saved; lower --lr")

@@ -1,0 +1,206 @@
+"""The state of a run as files of a checkpoint, and back: all that decides which bits come next.
+
+``model.safetensors`` and ``model_ema.safetensors`` hold weights in timm's names.  ``state.pt`` holds what all ranks
+share, ``rank-R.pt`` what each has of its own.  Both hold tensors and plain types only, and are read as such.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dali_mix.train.checkpoint.store import CheckpointError, verify
+from dali_mix.train.loop import Trainer
+from dali_mix.train.weights import weights_bytes
+
+_WEIGHTS, _AVERAGE, _SHARED = "model.safetensors", "model_ema.safetensors", "state.pt"
+
+
+def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[[], bytes]]:
+    """The files that one rank writes for all.
+
+    Args:
+        trainer: between two updates.
+        facts: plain types, kept beside its state.
+    """
+    token_head = trainer.stage.token_head if trainer.stage else None
+    state = facts | {
+        "updates": trainer.updates,
+        "skipped": trainer.skipped,
+        "optimizer": trainer.updater.optimizer.state_dict(),
+        "scheduler": trainer.scheduler.state_dict(),
+        "scaler": trainer.updater.precision.scaler.state_dict(),
+        "token_head": token_head.state_dict() if token_head else None,
+    }
+    files = {_WEIGHTS: lambda: weights_bytes(trainer.model), _SHARED: lambda: to_bytes(state)}
+    if trainer.ema is not None:
+        average = trainer.ema.module
+        files[_AVERAGE] = lambda: weights_bytes(average)
+    return files
+
+
+def check(path: Path) -> None:
+    """Check that a checkpoint is whole and holds nothing but data.
+
+    Raises:
+        CheckpointError: naming what is wrong.
+    """
+    for name in verify(path):
+        if name.endswith(".pt"):
+            _read(path / name)
+        else:
+            _read_names(path / name)
+
+
+def read_shared(path: Path) -> dict[str, Any]:
+    """``state.pt`` of a checkpoint.
+
+    Raises:
+        CheckpointError: if it cannot be read as data.
+    """
+    return _read(path / _SHARED)
+
+
+def read_rank(path: Path, rank: int) -> dict[str, Any]:
+    """``rank-R.pt`` of a checkpoint.
+
+    Raises:
+        CheckpointError: if it cannot be read as data.
+    """
+    return _read(path / rank_file(rank))
+
+
+def rank_file(rank: int) -> str:
+    """Name of a rank's own file."""
+    return f"rank-{rank}.pt"
+
+
+def load_weights(path: Path, trainer: Trainer) -> None:
+    """Weights and moving average of a checkpoint.
+
+    Raises:
+        CheckpointError: if they do not fit the model.
+    """
+    _load_module(trainer.model, path / _WEIGHTS)
+    if trainer.ema is not None:
+        _load_module(trainer.ema.module, path / _AVERAGE)
+
+
+def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None:
+    """What ``state.pt`` holds of a trainer.
+
+    Args:
+        exact: False takes only what does not depend on settings: rates and schedule stay the trainer's own.
+
+    Raises:
+        CheckpointError: if it belongs to another model or optimizer.
+    """
+    optimizer = trainer.updater.optimizer
+    content = state["optimizer"]
+    if not exact:
+        groups = zip(optimizer.state_dict()["param_groups"], content["param_groups"], strict=False)
+        content = content | {"param_groups": [own | {"params": other["params"]} for own, other in groups]}
+    try:
+        optimizer.load_state_dict(content)
+        trainer.updater.precision.scaler.load_state_dict(state["scaler"])
+        if trainer.stage is not None and trainer.stage.token_head is not None and state["token_head"] is not None:
+            trainer.stage.token_head.load_state_dict(state["token_head"])
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"its optimizer state does not fit this model and --opt: {error}") from error
+    if exact:
+        trainer.scheduler.load_state_dict(state["scheduler"])
+        trainer.updates, trainer.skipped = state["updates"], state["skipped"]
+
+
+def own_state(trainer: Trainer, facts: dict[str, Any]) -> bytes:
+    """What only this rank knows: its random numbers, its BatchNorm statistics and ``facts``, as a file's content."""
+    state = facts | {"rng": rng_state(trainer.world.device)}
+    if trainer.world.size > 1:
+        # Each rank's statistics are of its own batches until an epoch ends; the averages follow them.
+        state["buffers"] = [dict(module.named_buffers()) for module in _modules(trainer)]
+    return to_bytes(state)
+
+
+def load_own(state: dict[str, Any], trainer: Trainer) -> None:
+    """Undo :func:`own_state`; to be called last, as building a model or a pipeline draws random numbers."""
+    if trainer.world.size > 1:
+        for module, buffers in zip(_modules(trainer), state["buffers"], strict=True):
+            for name, buffer in module.named_buffers():
+                buffer.copy_(buffers[name])
+    set_rng_state(state["rng"], trainer.world.device)
+
+
+def _modules(trainer: Trainer) -> list[nn.Module]:
+    return [trainer.model, *([trainer.ema.module] if trainer.ema is not None else [])]
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The random number generators of this process that PyTorch, timm and NumPy draw from; plain types and tensors."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = cast(tuple[str, NDArray[np.uint32], int, int, float], np.random.get_state(legacy=True))
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, keys.tolist(), *(float(value) if isinstance(value, float) else int(value) for value in rest)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Undo :func:`rng_state`."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def to_bytes(state: dict[str, Any]) -> bytes:
+    """The content of a ``.pt`` file."""
+    # In memory: a full disk is then an OSError of one write, where torch.save reports a broken archive.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{file.parent} is refused: {file.name} holds more than data") from error
+    except Exception as error:
+        raise CheckpointError(f"{file.parent} is damaged: {file.name} cannot be read: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file.parent} is damaged: {file.name} holds no state")
+    return content
+
+
+def _read_names(file: Path) -> None:
+    try:
+        with safetensors.safe_open(file, "pt") as tensors:
+            tensors.keys()
+    except Exception as error:
+        raise CheckpointError(f"{file.parent} is damaged: {file.name} cannot be read: {_first_line(error)}") from error
+
+
+def _load_module(module: nn.Module, file: Path) -> None:
+    try:
+        module.load_state_dict(safetensors.torch.load_file(file))
+    except Exception as error:
+        raise CheckpointError(f"{file} does not fit the model: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

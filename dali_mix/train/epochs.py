@@ -1,0 +1,271 @@
+"""The epochs of a run, from wherever it begins to the end or to a signal."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from dali_mix.data import Batch, MixLoader
+from dali_mix.errors import ConfigError
+from dali_mix.smmix import SMMix
+from dali_mix.train.building import build_trainer, describe
+from dali_mix.train.checkpoint.fingerprint import versions
+from dali_mix.train.checkpoint.resume import CHECKPOINTS, Start, launcher
+from dali_mix.train.checkpoint.saver import Saver
+from dali_mix.train.checkpoint.state import load_own, load_shared, load_weights, read_rank, read_shared
+from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
+from dali_mix.train.datasets import Data, Loaders
+from dali_mix.train.distributed import World
+from dali_mix.train.evaluate import evaluate
+from dali_mix.train.loop import TrainingError
+from dali_mix.train.outputs import RunFolder
+from dali_mix.train.preview import Preview
+from dali_mix.train.report import Progress, table
+from dali_mix.train.signals import Stopped, StopRequest, stop_signals
+from dali_mix.train.tally import Tally
+
+_log = logging.getLogger(__name__)
+
+
+class Epochs:
+    """The epochs of a run.
+
+    Args:
+        args: checked settings.
+        world: this rank.
+        data: the images.
+        model: new, on its device.
+        stage: SMMix, or None.
+        loaders: makes the loaders of this rank.
+        validation: one of them.
+        start: where to begin.
+        fingerprint: what a continuation must agree with.
+
+    Raises:
+        ConfigError: if the checkpoint of ``start`` does not fit.
+    """
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        world: World,
+        data: Data,
+        model: nn.Module,
+        stage: SMMix | None,
+        loaders: Loaders,
+        validation: MixLoader,
+        start: Start,
+        fingerprint: dict[str, Any],
+    ) -> None:
+        self._args, self._world, self._data = args, world, data
+        self._loaders, self._validation, self._start = loaders, validation, start
+        self._facts: dict[str, Any] = {"fingerprint": fingerprint, "versions": versions(), "launcher": launcher()}
+        self._training = self._open_training(start.position.epoch, self._first_epoch(start))
+        self.trainer, self._epochs = build_trainer(args, world, model, stage, len(self._training))
+        self._request = StopRequest()
+        self._tally = Tally()
+        self._rows = list(start.rows)
+        self._own: dict[str, Any] | None = None
+        if start.checkpoint is not None:
+            self._load(start)
+        off: int = args.mixup_off_epoch
+        if off >= self._epochs:
+            _log.warning("--mixup-off-epoch %d has no effect: the run ends with epoch %d", off, self._epochs)
+
+    def close(self) -> None:
+        """Release the training pipeline."""
+        self._training.close()
+
+    def bench(self, steps: int) -> None:
+        """Train for so many batches and say how fast; nothing is written."""
+        trainer, world = self.trainer, self._world
+        steps = min(steps, len(self._training))
+        trainer.log_interval = steps
+        _log.info(describe(self._args, trainer))
+        progress = Progress(1, self._images(steps), shown=False)
+        trainer.train_epoch(self._training, 0, progress, self._tally, max_steps=steps)
+        row = self._tally.row(world)
+        if world.is_main:
+            lines = [
+                ("batches", f"{steps} of {self._args.batch_size} on each of {world.size} rank(s)"),
+                ("speed", f"{row['img_per_s']:.1f} img/s, start-up of the pipeline included"),
+                ("data wait", f"{row['data_wait']:.1%} of the time"),
+            ]
+            if world.device.type == "cuda":
+                lines.append(("memory", f"{torch.cuda.max_memory_allocated(world.device) / 2**30:.1f} GiB at most"))
+            print(table(lines))
+
+    def train(self, preview: Preview) -> None:
+        """All epochs that are missing; the main rank writes and speaks.
+
+        Raises:
+            Stopped: after a signal, when the checkpoint is written.
+        """
+        args, world, start = self._args, self._world, self._start
+        folder = RunFolder(args, self._data.num_classes, self._data.val.classes, start) if world.is_main else None
+        store = CheckpointStore(folder.path / CHECKPOINTS, args.checkpoint_hist) if folder else None
+        self._saver = Saver(self.trainer, store, self._facts, args.checkpoint_steps)
+        if start.checkpoint is not None and start.exact:
+            self._saver.continues(start.checkpoint)
+        _log.info(describe(args, self.trainer))
+        progress = Progress(
+            self._epochs, self._images(len(self._training)), shown=world.is_main, done_epochs=start.position.epoch
+        )
+        progress.advance(self._tally.images)
+        try:
+            with stop_signals(speak=world.is_main) as self._request:
+                self._connect(preview)
+                if self._own is not None:
+                    load_own(self._own, self.trainer)  # last, as all that was built has drawn random numbers
+                if start.folder is None or start.checkpoint is None:
+                    self._save_first(start.position)
+                for epoch in range(start.position.epoch, self._epochs):
+                    self._one_epoch(epoch, folder, progress, preview)
+                if folder:
+                    self._finish(folder)
+        except TrainingError as error:
+            raise TrainingError(f"{error}; the last good checkpoint is {self._saver.last_good or 'none'}") from error
+        finally:
+            progress.close()
+            if folder:
+                folder.close()
+
+    def _connect(self, preview: Preview) -> None:
+        trainer = self.trainer
+        if self._world.is_main:
+            trainer.watch = preview.watch
+        trainer.must_stop = lambda: bool(self._request)
+        trainer.after_update = self._after_update
+
+    def _save_first(self, position: Position) -> None:
+        """A checkpoint before the first step, which also tells at once if the disk cannot take one."""
+        try:
+            self._saver.save_first(position, self._training, self._tally, self._rows)
+        except OSError as error:
+            raise ConfigError(
+                f"no checkpoint can be written to --output {self._args.output}: {error.strerror}"
+            ) from error
+
+    def _one_epoch(self, epoch: int, folder: RunFolder | None, progress: Progress, preview: Preview) -> None:
+        preview.restart()
+        row = self._train_epoch(epoch, progress)
+        row |= {"epoch": epoch, "seconds": self._tally.seconds}
+        self._rows.append(row)
+        if folder:
+            folder.add_epoch(row, self.trainer, preview)
+            progress.epoch_done(row)
+        self._tally = Tally()
+        self._saver.save(Position(epoch + 1, 0), self._training, self._tally, self._rows)
+
+    def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
+        args, trainer, world, tally = self._args, self.trainer, self._world, self._tally
+        if epoch and epoch == args.mixup_off_epoch:
+            _log.info("epoch %d: mixing is off from here on (--mixup-off-epoch)", epoch + 1)
+            if self._facts["first_epoch"] != epoch:
+                self._training.close()
+                self._training = self._open_training(epoch, epoch)
+        trainer.train_epoch(self._training, epoch, progress, tally)
+        if tally.skipped:
+            _log.warning("epoch %d: %d updates were skipped, as they were not finite", epoch + 1, tally.skipped)
+        if not args.sync_bn and not tally.closed:
+            # Each rank has BatchNorm statistics of its own batches; all evaluate, and save, the same.
+            world.share_batch_norm(trainer.model, args.dist_bn)
+            if trainer.ema is not None and not args.model_ema_force_cpu:
+                world.share_batch_norm(trainer.ema.module, args.dist_bn)
+        tally.closed = True
+        row = tally.row(world)
+        if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self._epochs:
+            row |= self._evaluate(epoch)
+        trainer.scheduler.step(epoch + 1)
+        return row
+
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        trainer, args = self.trainer, self._args
+        models = {"eval_": trainer.model}
+        if trainer.ema is not None and not args.model_ema_force_cpu:
+            models["eval_ema_"] = trainer.ema.module
+        row: dict[str, float] = {}
+        for prefix, model in models.items():
+            batches = self._until_stopped(epoch)
+            metrics = evaluate(model, batches, self._world, trainer.updater.precision.autocast)
+            row |= {prefix + name: metrics[name] for name in ("loss", "top1", "top5")}
+        return row
+
+    def _until_stopped(self, epoch: int) -> Iterator[Batch]:
+        """The validation batches, unless a signal comes; ranks have more or fewer of them, but all ask as often."""
+        share = math.ceil(self._validation.num_samples / self._world.size)
+        rounds = math.ceil(share / self._validation.batch_size)
+        batches = iter(self._validation)
+        for index in range(rounds):
+            if self._world.any(bool(self._request)):
+                self._stop(epoch)
+            if index < len(self._validation):
+                yield next(batches)
+        next(batches, None)  # ends the loader's epoch
+
+    def _after_update(self, epoch: int, tally: Tally, stop: bool) -> None:
+        if stop:
+            self._stop(epoch)
+        if self._saver.due:
+            self._saver.save(Position(epoch, tally.batches), self._training, tally, self._rows)
+
+    def _stop(self, epoch: int) -> None:
+        """Write a checkpoint and leave."""
+        self._saver.save(Position(epoch, self._tally.batches), self._training, self._tally, self._rows)
+        self._world.wait()  # the launcher ends all ranks when the first is gone
+        raise Stopped(
+            f"stopped by {self._request.name} at epoch {epoch + 1}, after {self._tally.batches} of "
+            f"{len(self._training)} batches; the checkpoint is {self._saver.last}; the same command with --auto-resume "
+            f"goes on",
+            self._request.exit_code,
+        )
+
+    def _finish(self, folder: RunFolder) -> None:
+        try:
+            print(folder.finish(self.trainer))
+        except OSError as error:
+            raise TrainingError(
+                f"the final weights cannot be written to {folder.path}: {error.strerror}; make room, and run the same "
+                f"command with --auto-resume: the last checkpoint is {self._saver.last}"
+            ) from error
+
+    def _images(self, steps: int) -> int:
+        return steps * self._args.batch_size * self._world.size
+
+    def _first_epoch(self, start: Start) -> int:
+        """For which epoch the loader that is needed now was, or is to be, made."""
+        if start.checkpoint is None or not start.exact or start.position == (self._args.mixup_off_epoch, 0):
+            return start.position.epoch
+        return int(read_shared(start.checkpoint)["first_epoch"])
+
+    def _open_training(self, epoch: int, first_epoch: int) -> MixLoader:
+        off: int = self._args.mixup_off_epoch
+        self._facts["first_epoch"] = first_epoch
+        return self._loaders.training(mixing=not off or epoch < off, first_epoch=first_epoch)
+
+    def _load(self, start: Start) -> None:
+        """Everything of a checkpoint but the random numbers, which come last."""
+        assert start.checkpoint is not None
+        shared = read_shared(start.checkpoint)
+        trainer, (epoch, batch) = self.trainer, start.position
+        try:
+            load_weights(start.checkpoint, trainer)
+            load_shared(shared, trainer, exact=start.exact)
+        except CheckpointError as error:
+            raise ConfigError(f"{start.checkpoint} cannot be continued: {error}") from error
+        if not start.exact:
+            trainer.updates = epoch * trainer.updates_per_epoch(len(self._training))
+            trainer.scheduler.step(epoch)
+            trainer.scheduler.step_update(trainer.updates)
+            return
+        self._own = read_rank(start.checkpoint, self._world.rank)
+        if batch:
+            self._tally = Tally.from_state(self._own["tally"])
+        if self._facts["first_epoch"] == shared["first_epoch"]:
+            self._training.load_state_dict(self._own["loader"])
