@@ -11,7 +11,12 @@ from dali_mix.data.synthetic import write_synthetic_folder
 REAL_IMAGES = "DALI_MIX_TEST_IMAGES"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if "long" not in config.option.markexpr:
+        long = pytest.mark.skip(reason="takes many minutes: pytest -m long")
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(long)
     if torch.cuda.is_available():
         return
     no_gpu = pytest.mark.skip(reason="needs a CUDA GPU, none found")

@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 from nvidia.dali import fn, types
+from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
 
+from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
 from dali_mix.errors import ConfigError
 
 INTERPOLATION = {
@@ -21,6 +23,10 @@ INTERPOLATION = {
 RANDOM = "random"
 """timm's name for a filter drawn for each training image."""
 
+MAX_ASPECT = 100
+"""Longest side over shortest that ``resize_center_crop`` keeps.  A line of 20000 x 1 pixels would become 5 million
+pixels wide: four gigabytes, of which the crop uses nothing."""
+
 
 def decode_images(jpegs: DataNode, *, decoder: str) -> DataNode:
     """Decode whole images.
@@ -31,7 +37,10 @@ def decode_images(jpegs: DataNode, *, decoder: str) -> DataNode:
 
     Returns:
         uint8 (H, W, 3), layout HWC.
+
+    An image of more than ``MAX_IMAGE_PIXELS`` stops the pipeline, here and below, before memory is taken for it.
     """
+    jpegs = _limit_size(jpegs)
     # PIL, and so every published ImageNet number, ignores the EXIF orientation.
     return fn.decoders.image(jpegs, device=decoder, adjust_orientation=False, name="decoder", **_jpeg_quality(decoder))
 
@@ -62,7 +71,7 @@ def random_resized_crop(
     Differs from torchvision's ``RandomResizedCrop``: same distribution, another random stream.
     """
     images = fn.decoders.image_random_crop(
-        jpegs,
+        _limit_size(jpegs),
         device=decoder,
         random_area=list(scale),
         random_aspect_ratio=list(ratio),
@@ -100,17 +109,32 @@ def resize_center_crop(
 
     Returns:
         uint8 (img_size, img_size, 3), layout HWC.
+
+    Differs from torchvision: images longer than ``MAX_ASPECT`` times their shorter side are squeezed to that.
     """
     images = decode_images(jpegs, decoder=decoder)
     height_width = images.shape(dtype=types.INT32)[:2]
     shorter = fn.reductions.min(height_width)
-    resized = height_width * math.floor(img_size / crop_pct) // shorter
+    target = math.floor(img_size / crop_pct)
+    resized = dali_math.min(height_width * target // shorter, MAX_ASPECT * target)
     size = fn.cast(resized, dtype=types.FLOAT)  # the only type that resize takes
     images = fn.resize(images, size=size, interp_type=_filter(interpolation), antialias=True)
     margin = resized - img_size
     half = margin // 2
     offset = half + (margin - 2 * half) * (half - 2 * (half // 2))
     return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1])
+
+
+def _limit_size(jpegs: DataNode) -> DataNode:
+    """The same bytes; fails for an image of more than ``MAX_IMAGE_PIXELS``.
+
+    DALI allocates what a header claims, up to 8 GB an image, and does not read DALI_MAX_IMAGE_SIZE.  A graph has
+    no assertion, but a reshape to another number of bytes is an error, and one to the same number costs no copy.
+    """
+    shape = fn.peek_image_shape(jpegs, adjust_orientation=False, dtype=types.INT64, name="peeked_shape")
+    too_large = shape[0] * shape[1] > MAX_IMAGE_PIXELS
+    size = jpegs.shape(dtype=types.INT64) + too_large
+    return fn.reshape(jpegs, shape=fn.cast(size, dtype=types.INT32), name="size_limit")
 
 
 def _filter(interpolation: str, *others: str) -> types.DALIInterpType:

@@ -11,11 +11,16 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from dali_mix.data.source import dataset_digest
+from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
+from dali_mix.data.forking import require_own_dali
+from dali_mix.data.source import dataset_digest, restore
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.fn import BRANCHES, MixedBatch
 
 _POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
+_DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
+"""What DALI makes of the exceptions of its operators."""
+
 _BRANCH_NAMES = {code: name for name, code in BRANCHES.items()}
 
 
@@ -44,6 +49,10 @@ class Batch(NamedTuple):
         return Batch(images, targets, labels, self.branch)
 
 
+class BatchError(DataError):
+    """DALI could not deliver a batch.  The loader's ``state_dict`` is still that after the batch before."""
+
+
 class MixLoader:
     """Iterate a pipeline whose outputs are those of ``random_mix``: images, targets, labels, branch.
 
@@ -56,6 +65,7 @@ class MixLoader:
     Raises:
         ConfigError: on first use, for a pipeline that cannot be iterated this way.
         DataError: while iterating, if DALI cannot deliver a batch; the loader is then spent.
+            ``TolerantLoader`` goes on.
 
     Each ``for`` loop runs to the end of the epoch; after a ``break`` the next one delivers the rest.
     With DALI's default executor nothing is copied: the tensors own DALI's buffers, and stay valid as
@@ -92,6 +102,16 @@ class MixLoader:
         """Images in the data set, over all shards."""
         return int(self._reader_meta()["epoch_size"])
 
+    @property
+    def started(self) -> bool:
+        """Whether a batch or the state has been asked for, so that no other state can be loaded."""
+        return self._iterator is not None
+
+    @property
+    def delivered(self) -> int:
+        """Batches delivered of the epoch in progress."""
+        return self._delivered
+
     def __iter__(self) -> Iterator[Batch]:
         return self
 
@@ -100,19 +120,28 @@ class MixLoader:
             raise DataError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
         iterator = self._start()
         while True:
+            position = self._position(iterator)
             try:
                 outputs = next(iterator)[0]
             except StopIteration:
                 self._end_epoch()
                 raise
-            except RuntimeError as error:
+            except _DALI_ERRORS as error:
                 # After an error DALI's iterator says StopIteration for ever, so that a loop which
                 # catches errors would go on with empty epochs.
                 self._failure = _cause(error)
-                raise DataError(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
+                self._move_to(position, iterator)
+                raise BatchError(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
             if len(outputs["labels"]):
                 self._delivered += 1
                 return _to_batch(outputs)
+
+    def _position(self, iterator: DALIGenericIterator) -> tuple[int, bool]:
+        return self._open_pipeline()._consumer_iter, iterator._ever_consumed
+
+    def _move_to(self, position: tuple[int, bool], iterator: DALIGenericIterator) -> None:
+        """Make ``state_dict`` the one after the last good batch: DALI counts the failed one as delivered."""
+        self._open_pipeline()._consumer_iter, iterator._ever_consumed = position
 
     def _end_epoch(self) -> None:
         if self._delivered != len(self):
@@ -149,11 +178,7 @@ class MixLoader:
         differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
         if differing:
             raise ConfigError(f"the loader's state belongs to other data: {', '.join(differing)}")
-        pipeline = self._open_pipeline()
-        # DALI takes a checkpoint only where a pipeline is constructed; these two lines are what its
-        # own deserialize_and_build does with a pipeline that exists.
-        pipeline._checkpoint = state["pipeline"]
-        pipeline._restore_state_from_checkpoint()
+        restore(self._open_pipeline(), state["pipeline"])
         self._delivered = state["delivered"]
 
     def close(self) -> None:
@@ -168,6 +193,7 @@ class MixLoader:
         self.close()
 
     def _open_pipeline(self) -> Pipeline:
+        require_own_dali()
         if self._pipeline is None:
             raise ConfigError("the loader is closed")
         return self._pipeline
@@ -230,13 +256,15 @@ class MixLoader:
         return self._iterator
 
 
-def _cause(error: RuntimeError) -> str:
+def _cause(error: Exception) -> str:
     """What went wrong, from DALI's message: the part between its Python and its C++ traceback."""
     text = str(error)
     _, _, cause = text.partition("encountered:")
     cause, _, _ = (cause or text).partition("C++ context:")
     cause, _, _ = cause.partition("Current pipeline object is no longer valid")
     hint = "; remove or repair the image" if "decode" in cause or "nvImageCodec" in cause else ""
+    if "samples must occupy the same size in bytes" in cause:
+        return f"an image has more than {MAX_IMAGE_PIXELS} pixels; remove it"
     if "IsDenseTensor" in cause:
         return "the images of a batch differ in size, and the pipeline does not resize them"
     return " ".join(cause.split()) + hint

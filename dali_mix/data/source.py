@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,7 +17,30 @@ from dali_mix.errors import ConfigError
 
 READER_NAME = "reader"
 
-_dataset_of: WeakKeyDictionary[Pipeline, str] = WeakKeyDictionary()
+
+class Reading(NamedTuple):
+    """How ``read_images`` reads; see there.
+
+    Fields:
+        dataset: fingerprint of the folder.
+        size: files in the folder.
+    """
+
+    dataset: str
+    size: int
+    training: bool
+    shard_id: int
+    num_shards: int
+    shuffle_seed: int
+
+    @property
+    def entries(self) -> Sequence[int]:
+        """Indices into the folder of the files that are read."""
+        every = range(self.size)
+        return _multiple_of(self.num_shards, self.size, self.shuffle_seed) if self.training else every
+
+
+_reading_of: WeakKeyDictionary[Pipeline, Reading] = WeakKeyDictionary()
 
 
 def read_images(
@@ -48,22 +72,29 @@ def read_images(
     """
     if len(folder) < num_shards:
         raise ConfigError(f"{folder.root} holds {len(folder)} image(s) for {num_shards} ranks; use fewer ranks")
-    kept = _multiple_of(num_shards, len(folder), shuffle_seed) if training else range(len(folder))
+    reading = Reading(folder.digest(), len(folder), training, shard_id, num_shards, shuffle_seed)
     pipeline = Pipeline.current()
     if pipeline is not None:
-        _dataset_of[pipeline] = folder.digest()
+        _reading_of[pipeline] = reading
+    entries = reading.entries
+    return _read_files([folder.files[index] for index in entries], [folder.labels[index] for index in entries], reading)
+
+
+def _read_files(files: Sequence[str], labels: Sequence[int], reading: Reading) -> tuple[DataNode, DataNode]:
     order: dict[str, Any] = (
-        {"shuffle_after_epoch": True, "shuffle_after_epoch_seed": shuffle_seed}
-        if training
+        {"shuffle_after_epoch": True, "shuffle_after_epoch_seed": reading.shuffle_seed}
+        if reading.training
         else {"stick_to_shard": True}
     )
     jpegs, labels = fn.readers.file(
-        files=[folder.files[index] for index in kept],
-        labels=[folder.labels[index] for index in kept],
-        shard_id=shard_id,
-        num_shards=num_shards,
+        files=files,
+        labels=labels,
+        shard_id=reading.shard_id,
+        num_shards=reading.num_shards,
         # Every epoch ends on a whole batch, so that the next one begins with its own first image.
         pad_last_batch=True,
+        # A read that fails raises; for a mapped page that fails the system may kill the process (SIGBUS).
+        dont_use_mmap=True,
         name=READER_NAME,
         **order,
     )
@@ -110,6 +141,73 @@ def scheduled_size(schedule: Callable[[int, int], int], *, batch_size: int, batc
     )
 
 
+def reading_of(pipeline: Pipeline) -> Reading | None:
+    """How a pipeline reads, None if it does not use ``read_images``."""
+    return _reading_of.get(pipeline)
+
+
 def dataset_digest(pipeline: Pipeline) -> str | None:
     """The fingerprint of the data set that a pipeline reads, None if it is not one of ours."""
-    return _dataset_of.get(pipeline)
+    reading = reading_of(pipeline)
+    return None if reading is None else reading.dataset
+
+
+def next_batches(reading: Reading, checkpoint: bytes, batch_size: int, count: int) -> list[list[int]]:
+    """Which files the next batches have, as indices into the folder, in order and each once.
+
+    Args:
+        reading: of a pipeline.
+        checkpoint: of the same pipeline.
+        batch_size: of the pipeline.
+        count: of batches.
+    """
+    entries = list(reading.entries)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"x")
+        file.flush()
+        # The same reader in the same state, of files that can be read, with their indices as labels.
+        pipeline = Pipeline(batch_size, num_threads=1, device_id=None, enable_checkpointing=True)
+        with pipeline:
+            pipeline.set_outputs(_read_files([file.name] * len(entries), entries, reading)[1])
+        pipeline.build()
+        restore(pipeline, _with_reader(pipeline.checkpoint(), checkpoint))
+        batches = [pipeline.run()[0].as_array().flatten().tolist() for _ in range(count)]
+    # A shard's last batch is padded with its last image.
+    return [list(dict.fromkeys(batch)) for batch in batches]
+
+
+def restore(pipeline: Pipeline, checkpoint: bytes) -> None:
+    """Set a built pipeline to where a checkpoint was taken.
+
+    DALI takes a checkpoint only where a pipeline is constructed; these two lines are what its own
+    ``deserialize_and_build`` does with a pipeline that exists.
+    """
+    pipeline._checkpoint = checkpoint
+    pipeline._restore_state_from_checkpoint()
+
+
+def _with_reader(checkpoint: bytes, other: bytes) -> bytes:
+    """A checkpoint with the reader's state from another one; DALI refuses one of another pipeline as a whole.
+
+    It is a protocol buffer: field 1, repeated, is an operator's name and state, field 2 the counters of the
+    pipeline and the iterator.
+    """
+    own, theirs = dict(_fields(checkpoint)), dict(_fields(other))
+    reader = b"\x0a" + bytes([len(READER_NAME)]) + READER_NAME.encode()
+    (here,), (there,) = ([key for key in fields if key.startswith(reader)] for fields in (own, theirs))
+    return checkpoint.replace(own[here], theirs[there])
+
+
+def _fields(message: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Content and whole of each field of a protocol buffer that has only strings and messages."""
+    start = 0
+    while start < len(message):
+        body, size, shift = start + 1, 0, 0
+        while True:
+            byte = message[body]
+            size |= (byte & 0x7F) << shift
+            body, shift = body + 1, shift + 7
+            if byte < 0x80:
+                break
+        yield message[body : body + size], message[start : body + size]
+        start = body + size

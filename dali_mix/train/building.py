@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data import resolve_input_data_config
 from timm.layers import PatchEmbed, convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy
@@ -80,7 +81,7 @@ def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:
                 raise ConfigError(f"--model {name} refuses its options: {error}; see --model-kwargs") from error
         except (AssertionError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise ConfigError(f"--model {name} refuses its options ({attempt}): {error!r}") from error
-        except (OSError, RuntimeError) as error:
+        except (OSError, EOFError, RuntimeError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(f"--model {name}: its pretrained weights cannot be loaded: {reason}") from error
     raise ConfigError(f"--model {name} refuses --model-kwargs img_size; use --img-size")
@@ -212,9 +213,9 @@ def build_trainer(
     clipped = model_parameters(model, exclude_head=True) if args.clip_mode == "agc" else step.parameters()
     if world.size > 1:
         on_gpu = world.device.type == "cuda"
-        step = DistributedDataParallel(
-            step, device_ids=[world.device] if on_gpu else None, broadcast_buffers=not args.no_ddp_bb
-        )
+        # Only where it is not the default: PyTorch 2.15 is about to rename it.
+        buffers: dict[str, Any] = {"broadcast_buffers": False} if args.no_ddp_bb else {}
+        step = DistributedDataParallel(step, device_ids=[world.device] if on_gpu else None, **buffers)
     trainer = Trainer(
         step=step,
         model=model,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
-from dali_mix.data import Augmentation, ImageFolder, MixLoader, scan_image_folder
+from dali_mix.data import Augmentation, Batch, ImageFolder, TolerantLoader, scan_image_folder
 from dali_mix.data.synthetic import write_synthetic_folder
 from dali_mix.errors import ConfigError
+from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.config.choices import mixing_choices
 from dali_mix.train.config.parser import build_parser
 from dali_mix.train.distributed import World
@@ -32,11 +34,19 @@ _SEED_PER_EPOCH = 10_007
 
 @dataclass(frozen=True)
 class Data:
-    """The images of a run; ``train`` is None where only validation is wanted."""
+    """The images of a run.
+
+    Fields:
+        train: None where only validation is wanted.
+        val: for validation.
+        num_classes: of both.
+        listed: the folders as they were listed, with the files that are excluded.
+    """
 
     train: ImageFolder | None
     val: ImageFolder
     num_classes: int
+    listed: tuple[ImageFolder, ...]
 
 
 def open_data(args: argparse.Namespace, world: World) -> Data:
@@ -48,6 +58,7 @@ def open_data(args: argparse.Namespace, world: World) -> Data:
     train_dir = _split_folder(data_dir, args.train_split)
     train = None if args.eval_only and not train_dir.is_dir() else scan_image_folder(train_dir, classes)
     val = scan_image_folder(_split_folder(data_dir, args.val_split), train.classes if train else classes)
+    listed = (train, val) if train else (val,)
     if args.exclude_list:
         excluded = _read_lines(args.exclude_list)
         train = train.without(excluded, data_dir) if train else None
@@ -59,7 +70,7 @@ def open_data(args: argparse.Namespace, world: World) -> Data:
             f"--num-classes {args.num_classes} contradicts the {found} class folders in {source}; leave the flag "
             f"out, or point --data-dir at the right data"
         )
-    return Data(train, val, found)
+    return Data(train, val, found, listed)
 
 
 def _write_demo_data(output: Path, world: World) -> Path:
@@ -83,9 +94,26 @@ def _split_folder(data_dir: Path, name: str) -> Path:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as lines of text: {error}") from error
+
+
+@dataclass(frozen=True)
+class IdleLoader:
+    """The validation loader of a rank for which no image is left."""
+
+    num_samples: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(())
+
+    def close(self) -> None:
+        """There is nothing to release."""
 
 
 class Loaders:
@@ -97,6 +125,10 @@ class Loaders:
         config: of the model (timm's ``resolve_input_data_config``).
         world: this rank.
         pipelines: what ``--pipeline`` chooses from.
+
+    Fields:
+        backend: that DALI runs on, "gpu" or "cpu".
+        bad_files: what the loaders could not use.
     """
 
     def __init__(
@@ -123,17 +155,24 @@ class Loaders:
         self._config = config
         self.backend = "gpu" if on_gpu and torch.cuda.is_available() else "cpu"
         self.sizes = SizeSchedule.from_args(args)
+        self.bad_files = BadFiles(args.on_bad_image, args.max_bad_fraction)
 
-    def validation(self) -> MixLoader:
+    def validation(self) -> TolerantLoader | IdleLoader:
         """Every validation image once, over all ranks."""
+        folder = self._data.val
         settings = self._common | {
             "batch_size": self._args.validation_batch_size or self._args.batch_size,
             "crop_pct": self._config["crop_pct"],
             "interpolation": self._config["interpolation"],
         }
-        return MixLoader(self._build_val(self._data.val, **_known(self._build_val, settings)), "partial")
+        if self._world.rank >= len(folder):
+            return IdleLoader(len(folder), settings["batch_size"])
+        settings["num_shards"] = min(self._world.size, len(folder))
+        build = partial(self._build_val, **_known(self._build_val, settings))
+        report = self.bad_files.reporter(folder)
+        return TolerantLoader(build, folder, "partial", stand_in="left_out", on_bad_image=report)
 
-    def training(self, mixing: bool = True, first_epoch: int = 0) -> MixLoader:
+    def training(self, mixing: bool = True, first_epoch: int = 0) -> TolerantLoader:
         """Shuffled, augmented and, unless ``mixing`` is False, mixed batches, from an epoch of the run on.
 
         Raises:
@@ -163,7 +202,10 @@ class Loaders:
         if self.sizes is not None:
             settings["img_size"] = self.sizes.starting(first_epoch)
         self._refuse_lost_flags()
-        loader = MixLoader(self._build_train(self._data.train, **_known(self._build_train, settings)), "drop")
+        folder = self._data.train
+        assert folder is not None
+        build = partial(self._build_train, **_known(self._build_train, settings))
+        loader = TolerantLoader(build, folder, on_bad_image=self.bad_files.reporter(folder))
         len(loader)  # builds the pipeline, and refuses a data set smaller than one batch
         return loader
 

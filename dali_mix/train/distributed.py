@@ -111,7 +111,9 @@ def open_world(device: str | None, deterministic: bool = False) -> Iterator[Worl
     if size > 1:
         on_gpu = place.type == "cuda"
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None, timeout=_TIMEOUT)
-        control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if on_gpu else None
+        if on_gpu:
+            group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+            control = group if isinstance(group, dist.ProcessGroup) else None
     try:
         yield World(rank, size, place, control)
     finally:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dali_mix.data import Batch, MixLoader
+from dali_mix.data import Batch, TolerantLoader
+from dali_mix.data.changes import FolderWatch
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
 from dali_mix.train.building import build_trainer, describe
@@ -20,7 +21,7 @@ from dali_mix.train.checkpoint.resume import CHECKPOINTS, Start, launcher
 from dali_mix.train.checkpoint.saver import Saver
 from dali_mix.train.checkpoint.state import load_own, load_shared, load_weights, read_rank, read_shared
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
-from dali_mix.train.datasets import Data, Loaders
+from dali_mix.train.datasets import Data, IdleLoader, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.evaluate import evaluate
 from dali_mix.train.loop import TrainingError
@@ -59,7 +60,7 @@ class Epochs:
         model: nn.Module,
         stage: SMMix | None,
         loaders: Loaders,
-        validation: MixLoader,
+        validation: TolerantLoader | IdleLoader,
         start: Start,
         fingerprint: dict[str, Any],
     ) -> None:
@@ -72,6 +73,7 @@ class Epochs:
         self._tally = Tally()
         self._rows = list(start.rows)
         self._own: dict[str, Any] | None = None
+        self._watches = [FolderWatch(listed) for listed in data.listed] if world.is_main else []
         if start.checkpoint is not None:
             self._load(start)
         off: int = args.mixup_off_epoch
@@ -109,6 +111,8 @@ class Epochs:
         """
         args, world, start = self._args, self._world, self._start
         folder = RunFolder(args, self._data.num_classes, self._data.val.classes, start) if world.is_main else None
+        if folder:
+            self._loaders.bad_files.write_to(folder.path / "bad_files.txt")
         store = CheckpointStore(folder.path / CHECKPOINTS, args.checkpoint_hist) if folder else None
         self._saver = Saver(self.trainer, store, self._facts, args.checkpoint_steps)
         if start.checkpoint is not None and start.exact:
@@ -126,11 +130,13 @@ class Epochs:
                 if start.folder is None or start.checkpoint is None:
                     self._save_first(start.position)
                 for epoch in range(start.position.epoch, self._epochs):
-                    self._one_epoch(epoch, folder, progress, preview)
+                    try:
+                        self._one_epoch(epoch, folder, progress, preview)
+                    except TrainingError as error:
+                        good = self._saver.last_good
+                        raise TrainingError(f"{error}; the last good checkpoint is {good or 'none'}") from error
                 if folder:
                     self._finish(folder)
-        except TrainingError as error:
-            raise TrainingError(f"{error}; the last good checkpoint is {self._saver.last_good or 'none'}") from error
         finally:
             progress.close()
             if folder:
@@ -154,9 +160,15 @@ class Epochs:
 
     def _one_epoch(self, epoch: int, folder: RunFolder | None, progress: Progress, preview: Preview) -> None:
         preview.restart()
+        for watch in self._watches:
+            if (change := watch.changed()) is not None:
+                _log.warning("epoch %d: %s", epoch + 1, change)
+        world, bad_files = self._world, self._loaders.bad_files
         row = self._train_epoch(epoch, progress)
         row |= {"epoch": epoch, "seconds": self._tally.seconds}
         self._rows.append(row)
+        for found in world.gather(bad_files.new()) or []:
+            bad_files.add(found)
         if folder:
             folder.add_epoch(row, self.trainer, preview)
             progress.epoch_done(row)
@@ -244,7 +256,7 @@ class Epochs:
             return start.position.epoch
         return int(read_shared(start.checkpoint)["first_epoch"])
 
-    def _open_training(self, epoch: int, first_epoch: int) -> MixLoader:
+    def _open_training(self, epoch: int, first_epoch: int) -> TolerantLoader:
         off: int = self._args.mixup_off_epoch
         self._facts["first_epoch"] = first_epoch
         return self._loaders.training(mixing=not off or epoch < off, first_epoch=first_epoch)
@@ -269,3 +281,4 @@ class Epochs:
             self._tally = Tally.from_state(self._own["tally"])
         if self._facts["first_epoch"] == shared["first_epoch"]:
             self._training.load_state_dict(self._own["loader"])
+            self._loaders.bad_files.take_over(self._training.bad_images)

@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_mix.data import Batch, MixLoader
+from dali_mix.data import Batch, TolerantLoader
 from dali_mix.smmix import SMMix
 from dali_mix.train.distributed import World, shared_rng
 from dali_mix.train.optimization import Updater
@@ -84,7 +84,7 @@ class Trainer:
         return math.ceil(batches / self.accumulate)
 
     def train_epoch(
-        self, loader: MixLoader, epoch: int, progress: Progress, tally: Tally, max_steps: int | None = None
+        self, loader: TolerantLoader, epoch: int, progress: Progress, tally: Tally, max_steps: int | None = None
     ) -> None:
         """Train for the rest of an epoch, or of its first ``max_steps`` batches, and add it up in ``tally``."""
         self.step.train()
@@ -208,14 +208,13 @@ class _BatchNormStatistics:
             torch._foreach_copy_(self._live, self._kept)
 
 
-def _numbered(loader: MixLoader, tally: Tally, steps: int) -> Iterator[tuple[int, Batch]]:
+def _numbered(loader: TolerantLoader, tally: Tally, steps: int) -> Iterator[tuple[int, Batch]]:
     """The batches that the tally lacks, with their numbers; DALI prepares the next ones in its own threads."""
     batches = iter(loader)
-    missing = range(tally.batches, steps)
-    for index in missing:
+    for index in range(tally.batches, steps):
         before = time.perf_counter()
         batch = next(batches)
         tally.waited += time.perf_counter() - before
         yield index, batch
-    if missing and steps == len(loader):
-        next(batches, None)  # ends the loader's epoch; one that is restored after its last batch has ended already
+    if loader.delivered == len(loader):
+        next(batches, None)  # ends the loader's epoch; that may have been done before a checkpoint

@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from timm.utils import random_seed
 from torch import nn
 
-from dali_mix.data import MixLoader
+from dali_mix.data import TolerantLoader
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.train import building
 from dali_mix.train.checkpoint.fingerprint import fingerprint
 from dali_mix.train.checkpoint.resume import Start, find_start
 from dali_mix.train.config import parse_args
-from dali_mix.train.datasets import Loaders, Pipelines, open_data
+from dali_mix.train.datasets import IdleLoader, Loaders, Pipelines, open_data
 from dali_mix.train.distributed import World, open_world
 from dali_mix.train.epochs import Epochs
 from dali_mix.train.evaluate import evaluate
@@ -76,7 +76,8 @@ def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
     building.load_initial(args, model, stage)
     loaders = Loaders(args, data, config, world, pipelines)
     with ExitStack() as stack:
-        validation = stack.enter_context(loaders.validation())
+        validation = loaders.validation()
+        stack.callback(validation.close)
         if args.eval_only:
             _evaluate_only(args, model, validation, world)
             return
@@ -90,7 +91,9 @@ def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
             epochs.train(Preview(data.val.classes, config["mean"], config["std"], args.smoothing, stage))
 
 
-def _evaluate_only(args: argparse.Namespace, model: nn.Module, loader: MixLoader, world: World) -> None:
+def _evaluate_only(
+    args: argparse.Namespace, model: nn.Module, loader: TolerantLoader | IdleLoader, world: World
+) -> None:
     precision = Precision(world.device.type, args.amp, args.amp_dtype)
     metrics = evaluate(model, loader, world, precision.autocast)
     if world.is_main:

@@ -237,15 +237,15 @@ def test_a_diverging_run_stops_with_code_1(train):
     assert "Traceback" not in err
 
 
-def command(*flags, ranks=1):
+def command(*flags, ranks=1, entry=ENTRY):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return [sys.executable, *launcher, str(ENTRY), *map(str, flags)]
+    return [sys.executable, *launcher, str(entry), *map(str, flags)]
 
 
-def run_command(*flags, ranks=1, cwd):
+def run_command(*flags, ranks=1, cwd, entry=ENTRY):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command(*flags, ranks=ranks), cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
+        command(*flags, ranks=ranks, entry=entry), cwd=cwd, env=environment, capture_output=True, text=True, timeout=240
     )
 
 

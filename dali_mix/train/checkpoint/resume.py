@@ -93,7 +93,7 @@ def _continue_run(args: argparse.Namespace, own: dict[str, Any], *, of_launcher:
     for folder in _runs(args):
         store = CheckpointStore(folder / CHECKPOINTS)
         if not store.all():
-            if args.experiment and not (folder / CHECKPOINTS).exists():
+            if args.experiment and not list(store.folder.glob("damaged-*")):
                 return Start(folder)  # it was stopped before its first step
             continue
         path, state = _newest_good(store)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dali_mix.data import MixLoader
+from dali_mix.data import TolerantLoader
 from dali_mix.train.checkpoint.state import check, own_state, rank_file, shared_files
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.loop import Trainer, TrainingError
@@ -56,7 +56,7 @@ class Saver:
         """Whether the number of updates asks for a checkpoint."""
         return self._every is not None and self._trainer.updates % self._every == 0
 
-    def save(self, position: Position, loader: MixLoader, tally: Tally, rows: list[dict[str, float]]) -> None:
+    def save(self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]) -> None:
         """Write a checkpoint.  If that fails training goes on, with a warning and the checkpoints there are.
 
         While updates are skipped none is written: the weights are under suspicion.
@@ -78,7 +78,9 @@ class Saver:
         else:
             self._failed = False
 
-    def save_first(self, position: Position, loader: MixLoader, tally: Tally, rows: list[dict[str, float]]) -> None:
+    def save_first(
+        self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]
+    ) -> None:
         """Write a checkpoint, or fail.
 
         Raises:

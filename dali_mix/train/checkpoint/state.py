@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -177,7 +178,9 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's age; either it loads, or the error is what counts
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{file.parent} is refused: {file.name} holds more than data") from error
     except Exception as error:

@@ -66,7 +66,7 @@ class CheckpointStore:
         """
         path = self.folder / f"checkpoint-{position.epoch}-{position.batch}"
         temporary = self.folder / f".{path.name}.tmp"
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._clean()
         if not path.exists():
             try:

@@ -14,24 +14,69 @@ import yaml
 from dali_mix.errors import ConfigError
 from dali_mix.train.config.refused import reason_to_refuse
 
+_MAX_BYTES, _MAX_VALUES, _MAX_CHARACTERS = 1 << 16, 10_000, 2048
+"""Of a file, of what it holds with its aliases written out, and of one value: far more than all flags need, and few
+enough that whoever prints, compares or converts them is done at once."""
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; its keys are flag names with "_" or "-".
 
     Raises:
-        ConfigError: if it cannot be read or is no mapping.
+        ConfigError: if it cannot be read, is no mapping, or is larger than settings can be.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        if len(raw) > _MAX_BYTES:
+            raise ConfigError(f"it is larger than {_MAX_BYTES >> 10} KiB")
+        text = raw.decode()
+        _count_values(yaml.compose(text, yaml.SafeLoader), {})
+        content = yaml.safe_load(text)
+    except ConfigError as error:
+        raise ConfigError(f"--config {path} cannot be settings: {error}") from error
+    except Exception as error:
+        # Also what PyYAML lets out where a value is not of its tag: IndexError, KeyError, AttributeError ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"--config {path} is not YAML: {reason}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path} must hold lines of the form flag_name: value")
     return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def _count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node holds once each alias is written out, which nested ones make exponentially many.
+
+    Args:
+        node: of the composed file, where an alias is the node that it stands for.
+        known: numbers of the nodes that have been counted, by their ids; 0 while one is being counted.
+
+    Raises:
+        ConfigError: if there are too many, or a value is too long.
+    """
+    if node is None:
+        return 0
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ConfigError("an alias stands for what it is part of")
+        return known[id(node)]
+    known[id(node)] = 0
+    count = 1
+    if isinstance(node, yaml.ScalarNode):
+        if len(node.value) > _MAX_CHARACTERS:
+            raise ConfigError(f"a value is longer than {_MAX_CHARACTERS} characters")
+    else:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        count += sum(_count_values(part, known) for part in parts)
+    if count > _MAX_VALUES:
+        raise ConfigError(f"it holds more than {_MAX_VALUES} values")
+    known[id(node)] = count
+    return count
 
 
 def to_argv(settings: Mapping[str, Any], parser: argparse.ArgumentParser, source: str) -> list[str]:
@@ -61,7 +106,8 @@ def _unknown(name: str, known: Mapping[str, Any]) -> str:
     if reason is not None:
         return f"{name} is not supported: {reason}"
     close = difflib.get_close_matches(name, known, n=1)
-    return f"{name} is not a flag" + (f"; did you mean {close[0]}?" if close else "; see --help")
+    shown = name if name.isprintable() else repr(name)
+    return f"{shown} is not a flag" + (f"; did you mean {close[0]}?" if close else "; see --help")
 
 
 def _tokens(action: argparse.Action, value: Any, where: str) -> list[str]:

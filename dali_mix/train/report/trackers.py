@@ -12,6 +12,8 @@ from dali_mix.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
+_PROBE_BYTES = 1 << 16  # more than the events of an epoch
+
 # The longest first: "eval_ema_top1" is no "ema_top1" of "eval".
 _GROUPS = ("eval_ema", "eval", "train")
 
@@ -51,7 +53,8 @@ class Trackers:
     ) -> None:
         # wandb first: should it fail, no writer's thread is left behind.
         self._run = None if wandb is None else _start_wandb(folder, settings, wandb)
-        self._writer = _open_tensorboard(folder / "tensorboard", settings, first_step)
+        self._folder = folder / "tensorboard"
+        self._writer = _open_tensorboard(self._folder, settings, first_step)
 
     def add(self, row: dict[str, float], step: int) -> None:
         """Send every column that has a value.
@@ -59,9 +62,13 @@ class Trackers:
         Args:
             row: of the summary.
             step: where on the horizontal axis.
+
+        Raises:
+            OSError: if TensorBoard's events cannot be written; those of later steps may be.
         """
         scalars = {tag(column): float(value) for column, value in row.items() if value is not None}
         if self._writer is not None:
+            _try_to_write(self._folder)
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, step)
             # A row comes once per epoch: whoever looks on should not wait for the writer's own interval.
@@ -99,6 +106,16 @@ def _open_tensorboard(folder: Path, settings: dict[str, Any], first_step: int) -
     # Indented by four, Markdown shows it as it is.
     writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
     return writer
+
+
+def _try_to_write(folder: Path) -> None:
+    """Fail here if nothing can be written: in TensorBoard's thread it would be a traceback, and that thread's end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".probe"
+    try:
+        probe.write_bytes(bytes(_PROBE_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _start_wandb(folder: Path, settings: dict[str, Any], options: WandbOptions) -> Any:

@@ -1,0 +1,336 @@
+"""TolerantLoader: a MixLoader that goes on where a file cannot be read or decoded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from nvidia.dali.pipeline import Pipeline
+
+from dali_mix.data.folder import ImageFolder
+from dali_mix.data.loader import Batch, BatchError, MixLoader
+from dali_mix.data.probe import Probed, probe_images
+from dali_mix.data.source import Reading, next_batches, reading_of
+from dali_mix.errors import ConfigError, DataError
+
+STAND_INS = ("same_class", "left_out")
+LEFT_OUT = -1
+"""Label of the rows that ``stand_in="left_out"`` asks the caller to leave out; their targets are 0."""
+
+_CANDIDATES = 4
+"""Files probed at once for each stand-in that is looked for."""
+
+_READ_AHEAD = 4
+"""Batches that DALI's reader may have been ahead, at most, when it failed."""
+
+_log = logging.getLogger(__name__)
+
+
+class BadImage(NamedTuple):
+    """A file that could not be used.
+
+    Fields:
+        path: absolute.
+        reason: one short line.
+    """
+
+    path: str
+    reason: str
+
+
+class TolerantLoader:
+    """Batches like ``MixLoader``, with a stand-in where a file cannot be read or decoded.
+
+    Args:
+        build: makes the pipeline of this rank for a folder, which it reads with ``read_images``; called again
+            in each recovery.
+        folder: what to read.
+        last_batch: as in ``MixLoader``.
+        stand_in: what takes the place of a bad file.  "same_class", for training: the next good file of its
+            class in the folder's order, or of any class, with its own label, if the class has none.  "left_out",
+            for validation: the same file, and in its row of the batch label -1 and targets of 0; leave rows with
+            a negative label out.
+        on_bad_image: called once for each bad file; may raise to stop the run.
+
+    Raises:
+        ConfigError: for an unknown ``stand_in``, for a pipeline without ``read_images``, and where ``MixLoader`` does.
+        DataError: while iterating, if no file of the folder is good, or if a batch fails for another reason than
+            its files; the loader is then spent.
+
+    A pipeline of DALI ends at the first file that it cannot decode.  This loader then builds another one, with
+    stand-ins for the bad files of the failed batch, set to where the last one stood: the batch comes with the
+    stand-ins in it, and every other one as it would have come anyway.  The stand-ins stay, so that a file costs
+    one rebuild in a run.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[ImageFolder], Pipeline],
+        folder: ImageFolder,
+        last_batch: str = "drop",
+        *,
+        stand_in: str = "same_class",
+        on_bad_image: Callable[[BadImage], None] | None = None,
+    ) -> None:
+        if stand_in not in STAND_INS:
+            raise ConfigError(f"stand_in must be one of {', '.join(STAND_INS)}, got {stand_in!r}")
+        self._build = build
+        self._folder = folder
+        self._last_batch = last_batch
+        self._left_out = stand_in == "left_out"
+        self._files = _Files(folder, on_bad_image or (lambda image: None))
+        self._inner: MixLoader | None = None
+        self._reading: Reading | None = None
+        self._closed = False
+        self._failure: str | None = None
+
+    def __len__(self) -> int:
+        """Batches in an epoch on this rank; the same in every epoch."""
+        return len(self._loader())
+
+    @property
+    def batch_size(self) -> int:
+        """Largest number of images in a batch."""
+        return self._loader().batch_size
+
+    @property
+    def delivered(self) -> int:
+        """Batches delivered of the epoch in progress."""
+        return self._loader().delivered
+
+    @property
+    def num_samples(self) -> int:
+        """Images in the data set, over all shards, bad ones included."""
+        return self._loader().num_samples
+
+    @property
+    def bad_images(self) -> tuple[BadImage, ...]:
+        """Those that this rank has found, also before the state that was loaded."""
+        return tuple(BadImage(self._folder.files[index], reason) for index, reason in self._files.reasons.items())
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        tried_again = False
+        while True:
+            loader = self._loader()
+            try:
+                return self._mark(next(loader))
+            except BatchError as error:
+                self._failure = str(error)  # until the recovery has succeeded
+                tried_again = not self._recover(loader.state_dict(), error, last_try=tried_again) or tried_again
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, exactly, with the stand-ins; plain types only.  See ``MixLoader``."""
+        return self._loader().state_dict() | {"stand_ins": self._files.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken, also one of ``MixLoader``'s; no file is reported again.
+
+        Raises:
+            ConfigError: as ``MixLoader``'s.
+        """
+        if self._inner is not None and self._inner.started:
+            raise ConfigError("load_state_dict must come before the first batch; make a new loader")
+        stand_ins = state.get("stand_ins", [])
+        # Indices into another data set mean nothing; the inner loader refuses such a state.
+        if stand_ins and state["fingerprint"]["dataset"] == self._folder.digest():
+            self._release()
+            self._files.load_state(stand_ins)
+        self._loader().load_state_dict(state)
+
+    def close(self) -> None:
+        """Release the pipeline and its threads.  The loader cannot be used afterwards."""
+        self._release()
+        self._closed = True
+
+    def __enter__(self) -> TolerantLoader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _release(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+        self._inner = None
+
+    def _loader(self) -> MixLoader:
+        if self._closed:
+            raise ConfigError("the loader is closed")
+        if self._failure is not None:
+            raise DataError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
+        if self._inner is None:
+            stand_ins = self._files.stand_ins
+            pipeline = self._build(self._folder.with_stand_ins(stand_ins) if stand_ins else self._folder)
+            self._reading = self._reading_of(pipeline)
+            self._files.decode_like(pipeline)
+            self._inner = MixLoader(pipeline, self._last_batch)
+        return self._inner
+
+    def _reading_of(self, pipeline: Pipeline) -> Reading:
+        reading = reading_of(pipeline)
+        if reading is None or reading.size != len(self._folder):
+            raise ConfigError(
+                "TolerantLoader needs a pipeline that reads the given folder, all of it, with read_images"
+            )
+        if self._left_out and reading.training:
+            raise ConfigError("stand_in='left_out' needs images in their order, read_images(training=False)")
+        return reading
+
+    def _recover(self, state: dict[str, Any], error: BatchError, last_try: bool) -> bool:
+        """Build the pipeline anew, where it stood, with stand-ins for the bad files of the batch that failed.
+
+        Args:
+            state: after the batch before.
+            error: what stopped the pipeline.
+            last_try: whether the batch has been tried again before without a bad file.
+
+        Returns:
+            whether there was one.
+
+        Raises:
+            BatchError: again, if there is none and the batch has been tried before.
+        """
+        assert self._reading is not None
+        self._release()  # its memory is needed
+        batches = next_batches(self._reading, state["pipeline"], state["fingerprint"]["batch_size"], _READ_AHEAD)
+        message = str(error.__cause__)
+        # The reader's errors name the file, and may come before the batches that it had read.
+        suspects = next((batch for batch in batches if self._files.named(message, batch)), batches[0])
+        found = self._files.judge(suspects)
+        if not found and last_try:
+            every = [entry for batch in batches for entry in batch]
+            found = self._files.judge(every) or self._files.believe(message, every)
+            if not found:
+                raise error
+        if found:
+            self._files.assign()
+        else:
+            _log.warning("%s; the files of the batch can be read now, so it is tried again", error)
+        self._failure = None
+        self._loader().load_state_dict(state)
+        return bool(found)
+
+    def _mark(self, batch: Batch) -> Batch:
+        """The batch with the rows of stand-ins marked, where they are to be left out."""
+        loader, reading = self._loader(), self._reading
+        if not self._left_out or not self._files.stand_ins or reading is None:
+            return batch
+        first = reading.size * reading.shard_id // reading.num_shards + (loader.delivered - 1) * loader.batch_size
+        rows = [index - first for index in self._files.stand_ins if 0 <= index - first < len(batch.labels)]
+        if not rows:
+            return batch
+        labels, targets = batch.labels.clone(), batch.targets.clone()
+        labels[rows], targets[rows] = LEFT_OUT, 0.0
+        return batch._replace(labels=labels, targets=targets)
+
+
+class _Files:
+    """The files of a folder that are bad, and what is read instead.
+
+    Fields:
+        reasons: why a file is bad, by its index in the folder.
+        stand_ins: index of a bad file, and of the file to read instead.
+    """
+
+    def __init__(self, folder: ImageFolder, report: Callable[[BadImage], None]) -> None:
+        self._folder = folder
+        self._report = report
+        self._decoding: dict[str, Any] = {}
+        self.reasons: dict[int, str] = {}
+        self.stand_ins: dict[int, int] = {}
+
+    def state(self) -> list[list[Any]]:
+        """Rows of index, stand-in's index and reason."""
+        return [[index, self.stand_ins[index], reason] for index, reason in self.reasons.items()]
+
+    def load_state(self, state: Iterable[list[Any]]) -> None:
+        """Take over what ``state`` gave."""
+        rows = list(state)
+        self.reasons = {index: reason for index, _, reason in rows}
+        self.stand_ins = {index: other for index, other, _ in rows}
+
+    def decode_like(self, pipeline: Pipeline) -> None:
+        """Probe with the backend that a pipeline decodes with."""
+        device_id = pipeline.device_id
+        self._decoding = {"device": "cpu"} if device_id is None else {"device": "gpu", "device_id": device_id}
+        self._decoding["num_threads"] = pipeline.num_threads
+
+    def judge(self, entries: Iterable[int]) -> bool:
+        """Decode what is read for these entries; note and report what is bad.  Returns whether anything is."""
+        files = {self._folder.files[file]: file for file in map(self._read_for, entries) if file not in self.reasons}
+        errors = {probed.path: probed.error for probed in self._probe(list(files)) if probed.error is not None}
+        for path, error in errors.items():
+            self._note(files[path], error)
+        return bool(errors)
+
+    def named(self, message: str, entries: Iterable[int]) -> list[int]:
+        """The files read for these entries whose path is in a message of DALI's."""
+        return [file for file in map(self._read_for, entries) if self._folder.files[file] in message]
+
+    def believe(self, message: str, entries: Iterable[int]) -> bool:
+        """Note as bad what DALI names, whatever the probe says.  Returns whether it names anything."""
+        named = self.named(message, entries)
+        for file in named:
+            self._note(file, "DALI fails with it, though not always")
+        return bool(named)
+
+    def assign(self) -> None:
+        """Find a stand-in for every bad file that has none, or one that is bad itself.
+
+        Raises:
+            DataError: if no file of the folder is good.
+        """
+        searches: dict[int, Iterator[int]] = {}
+        # What is probed for one may turn out bad, and need a stand-in too.
+        while waiting := [file for file in self.reasons if self.stand_ins.get(file, file) in self.reasons]:
+            candidates = {file: self._next_candidates(file, searches) for file in waiting}
+            self.judge(other for others in candidates.values() for other in others)
+            for file, others in candidates.items():
+                good = [other for other in others if other not in self.reasons]
+                self.stand_ins[file] = good[0] if good else file
+
+    def _next_candidates(self, file: int, searches: dict[int, Iterator[int]]) -> list[int]:
+        """The next few files that may stand in for one: those of its class first, then all."""
+        if file not in searches:
+            labels = np.asarray(self._folder.labels)
+            own = labels == labels[file]
+            order = np.concatenate([np.roll(np.flatnonzero(part), -_count(part[:file])) for part in (own, ~own)])
+            searches[file] = iter(order.tolist())
+        found = list(islice((other for other in searches[file] if other not in self.reasons), _CANDIDATES))
+        if not found:
+            first = next(iter(self.reasons))
+            raise DataError(
+                f"none of the {len(self._folder)} files in {self._folder.root} can be used, the first is "
+                f"{self._folder.files[first]}: {self.reasons[first]}"
+            )
+        return found
+
+    def _read_for(self, entry: int) -> int:
+        return self.stand_ins.get(entry, entry)
+
+    def _note(self, file: int, reason: str) -> None:
+        path = self._folder.files[file]
+        known = any(self._folder.files[other] == path for other in self.reasons)  # a folder may list a file twice
+        self.reasons[file] = reason
+        if not known:
+            self._report(BadImage(path, reason))
+
+    def _probe(self, paths: list[str]) -> list[Probed]:
+        try:
+            return list(probe_images(paths, **self._decoding))
+        except DataError as error:
+            if self._decoding["device"] == "cpu":
+                raise
+            # The run may have left no memory on its GPU for another process.
+            _log.warning("the GPU cannot be used to look for bad images (%s); the CPU decodes them", error)
+            return list(probe_images(paths, num_threads=self._decoding["num_threads"]))
+
+
+def _count(mask: np.ndarray) -> int:
+    return int(np.count_nonzero(mask))

@@ -1,0 +1,191 @@
+"""``dali-mix scan DIR``: every file of an image folder that DALI cannot decode, and what else is worth knowing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dali_mix.data import scan_image_folder
+from dali_mix.data.probe import probe_images
+from dali_mix.errors import ConfigError, DataError
+from dali_mix.tools.scan_findings import Findings, Split, find_ignored
+from dali_mix.tools.scan_report import format_report, format_undecodable, show, to_json
+
+_PROG = "dali-mix scan"
+
+_SAY_EVERY_S = 30
+"""How often a line tells the progress where there is no terminal for a bar."""
+
+_OTHER_NAMES = {"validation": ("val", "valid"), "train": ("training",)}
+"""Names of a split's folder that the trainer takes for another one's, after that one."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Scan a folder, print the report and write what was asked for.
+
+    Returns:
+        The exit code: 0, 1 if files cannot be decoded, 2 for bad input, 130 after Ctrl-C.
+    """
+    parser = _build_parser()
+    args = parser.parse_args(argv)
+    findings: Findings | None = None
+    try:
+        for flag, path in (("--exclude-list", args.exclude_list), ("--report", args.report)):
+            _check_output(flag, path)
+        findings = _list_files(args)
+        seconds = _probe_all(findings, args)
+        return _tell(findings, args, seconds)
+    except (ConfigError, DataError, OSError) as error:
+        print(f"{_PROG}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        _tell_interrupt(findings)
+        return 130
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        description="Find every file of an image folder that DALI cannot decode, and what else is worth knowing.",
+        epilog="Exit code: 0 all files decode, 1 some do not, 2 bad input, 130 after Ctrl-C.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("dir", type=Path, metavar="DIR", help="folder with train/ and val/, or one folder of class folders")
+    add("--exclude-list", type=Path, metavar="FILE", help="write the undecodable files, for the trainer's flag")
+    add("--report", type=Path, metavar="FILE", help="write everything as JSON")
+    add("--device", choices=("gpu", "cpu"), help="decoder to try; default: gpu where there is one")
+    add("--device-id", type=int, default=0, metavar="N", help="which GPU; default: 0")
+    threads = len(os.sched_getaffinity(0))
+    add("-j", "--threads", type=int, default=threads, metavar="N", help=f"CPU threads; default: all, here {threads}")
+    add("--train-split", default="train", metavar="NAME", help="sub-folder, as of the trainer; default: train")
+    add("--val-split", default="validation", metavar="NAME", help="sub-folder; default: validation, val or valid")
+    return parser
+
+
+def _check_output(flag: str, path: Path | None) -> None:
+    """Better now than after hours."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"{flag} {path} cannot be written; give a file in a folder that exists and is writable")
+
+
+def _list_files(args: argparse.Namespace) -> Findings:
+    root = Path(os.path.abspath(args.dir.expanduser()))
+    folders = []
+    for name in (args.train_split, args.val_split):
+        candidates = [root / candidate for candidate in (name, *_OTHER_NAMES.get(name, ()))]
+        folder = next((path for path in candidates if path.is_dir()), None)
+        if folder is None and name not in _OTHER_NAMES:
+            raise ConfigError(f"{root / name} does not exist; leave the flag out, or name a sub-folder of {root}")
+        folders += [folder] if folder else []
+    base = root
+    # A folder of images called "train" may as well be a class of a single split.
+    if not any(_has_folder(folder) for folder in folders):
+        folders, base = [root], root.parent
+    if sys.stderr.isatty():
+        print(f"listing {', '.join(show(str(folder)) for folder in folders)}", file=sys.stderr)
+    splits = []
+    for folder in folders:
+        images = scan_image_folder(folder)
+        splits.append(Split(folder.name, images, find_ignored(images)))
+    return Findings(base, splits)
+
+
+def _has_folder(path: Path) -> bool:
+    with os.scandir(path) as entries:
+        return any(entry.is_dir() for entry in entries)
+
+
+def _probe_all(findings: Findings, args: argparse.Namespace) -> float:
+    """Decode every file; the seconds that took."""
+    files = findings.files
+    device = args.device or ("gpu" if torch.cuda.is_available() else "cpu")
+    start = said = time.monotonic()
+    on_terminal = sys.stderr.isatty()
+    probing = probe_images(files, device=device, device_id=args.device_id, num_threads=args.threads)
+    with closing(probing), tqdm(total=len(files), unit="img", disable=not on_terminal, dynamic_ncols=True) as bar:
+        for probed in probing:
+            findings.add(probed)
+            if probed.error is not None:
+                bar.set_postfix(undecodable=len(findings.bad), refresh=False)
+            bar.update()
+            now = time.monotonic()
+            if not on_terminal and now - said >= _SAY_EVERY_S:
+                said = now
+                print(_progress(findings, len(files), now - start), file=sys.stderr, flush=True)
+    return time.monotonic() - start
+
+
+def _progress(findings: Findings, total: int, seconds: float) -> str:
+    rate = findings.done / seconds
+    bad = len(findings.bad)
+    return f"{_PROG}: {findings.done:,} of {total:,} files, {rate:.0f} img/s, {bad:,} undecodable"
+
+
+def _tell(findings: Findings, args: argparse.Namespace, seconds: float) -> int:
+    """Write the files, print the report; the exit code."""
+    duplicates = findings.find_duplicates()
+    if args.exclude_list:
+        listed = [probed.path for probed in findings.bad if _fits_a_line(probed.path)]
+        _replace_file(args.exclude_list, "".join(f"{path}\n" for path in listed))
+    if args.report:
+        _replace_file(args.report, json.dumps(to_json(findings, duplicates), indent=1) + "\n")
+    _print(format_report(findings, duplicates).splitlines())
+    _print(["", f"{findings.done:,} files in {seconds:.1f} s, {findings.done / seconds:.0f} img/s"])
+    if args.exclude_list:
+        _print([f"{args.exclude_list}: {len(listed):,} files for the trainer's --exclude-list"])
+        for probed in findings.bad:
+            if not _fits_a_line(probed.path):
+                print(
+                    f"{_PROG}: warning: {show(probed.path)} cannot be listed, its name is no line of text; remove it",
+                    file=sys.stderr,
+                )
+    return 1 if findings.bad else 0
+
+
+def _tell_interrupt(findings: Findings | None) -> None:
+    if findings and findings.bad:
+        _print(format_undecodable(findings.bad, findings.done))
+    done = f" after {findings.done:,} of {len(findings.files):,} files" if findings else ""
+    print(f"{_PROG}: interrupted{done}; no file was written", file=sys.stderr)
+
+
+def _fits_a_line(path: str) -> bool:
+    """Whether the trainer, which reads UTF-8 and strips each line, gets the same path back."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return path.splitlines() == [path.strip()]
+
+
+def _replace_file(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _print(lines: Sequence[str]) -> None:
+    """Print, whatever the encoding of the terminal."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in lines:
+        print(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

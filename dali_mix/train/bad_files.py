@@ -1,0 +1,100 @@
+"""Files that cannot be decoded: how many are too many, and where they are named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from dali_mix.data import BadImage, ImageFolder
+from dali_mix.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+_SHOWN = 10
+"""Files that a message names; the list has all."""
+
+
+class BadFiles:
+    """What the loaders of this rank, and later of all ranks, could not use.
+
+    Args:
+        on_bad_image: "replace" lets the loader go on, "error" stops at the first file.
+        max_fraction: share of a folder's files that may be bad; one file always may.
+    """
+
+    def __init__(self, on_bad_image: str, max_fraction: float) -> None:
+        self._stop_at_once = on_bad_image == "error"
+        self._max_fraction = max_fraction
+        self._known: set[str] = set()
+        self._new: list[BadImage] = []
+        self._folders: list[ImageFolder] = []
+        self._list: Path | None = None
+
+    def reporter(self, folder: ImageFolder) -> Callable[[BadImage], None]:
+        """What a loader of this folder calls with each bad file.
+
+        Raises:
+            DataError: when called, if the run must stop.
+        """
+        self._folders.append(folder)
+        return self._report
+
+    def write_to(self, path: Path) -> None:
+        """Name the files in a list, which ``--exclude-list`` takes; what it names already is not said again."""
+        if path.exists():
+            self._known.update(path.read_text().splitlines())
+        self._list = path
+
+    def take_over(self, images: Iterable[BadImage]) -> None:
+        """Note files that an earlier process found."""
+        self._new += images
+
+    def new(self) -> list[BadImage]:
+        """What this rank has found since the last call."""
+        found, self._new = self._new, []
+        return found
+
+    def add(self, images: Iterable[BadImage]) -> None:
+        """Name files, once each, and check how many there are.
+
+        Raises:
+            DataError: if there are too many.
+        """
+        for image in images:
+            if image.path not in self._known:
+                self._known.add(image.path)
+                _log.warning("%s is replaced: %s", image.path, image.reason)
+                self._append(image.path)
+        for folder in self._folders:
+            self._check(folder)
+
+    def _report(self, image: BadImage) -> None:
+        if self._stop_at_once:
+            raise DataError(
+                f"{image.path}: {image.reason} (--on-bad-image error); repair or remove it, or leave it out with "
+                f"--exclude-list; dali-mix scan finds all such files"
+            )
+        self._new.append(image)
+        self.add([image])
+
+    def _append(self, path: str) -> None:
+        if self._list is None:
+            return
+        try:
+            with self._list.open("a") as file:
+                file.write(f"{path}\n")
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", self._list, error.strerror)
+
+    def _check(self, folder: ImageFolder) -> None:
+        root = f"{folder.root}/"
+        found = sorted(path for path in self._known if path.startswith(root))
+        if len(found) <= max(1, self._max_fraction * len(folder)):
+            return
+        shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        where = f"; all are in {self._list}" if self._list else ""
+        raise DataError(
+            f"{len(found)} of {len(folder)} images in {folder.root} cannot be used, more than --max-bad-fraction "
+            f"{self._max_fraction:g} allows: {shown}{where}; dali-mix scan finds all such files"
+        )
