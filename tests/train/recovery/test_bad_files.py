@@ -1,0 +1,147 @@
+"""Files that cannot be decoded: the run goes on, names them once, and stops when there are too many."""
+
+import re
+import shutil
+
+import pytest
+
+from dali_mix.train import run
+from tests.hostile import KINDS, ONLY_SOME_CROPS, REPLACED, spoil_listed, write_hostile
+from tests.train.conftest import FAST
+from tests.train.recovery.runs import RICH, assert_same_result, cut_off
+from tests.train.test_run import run_command
+
+
+@pytest.fixture
+def data(tmp_path, image_folder):
+    return shutil.copytree(image_folder, tmp_path / "data")
+
+
+def spoil(data, split, number, count=1):
+    """Truncate the ``number``-th image of a split, or some from there on."""
+    files = sorted((data / split).glob("*/*.jpg"))[number : number + count]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:300])
+    return files
+
+
+def listed(folder):
+    return (folder / "bad_files.txt").read_text().splitlines()
+
+
+def test_one_bad_file_never_stops_a_run(train, data, tmp_path):
+    (bad,) = spoil(data, "train", 20)
+    code, _, err = train("--experiment", "run", "--smmix", "--mixup", 0.8, data=data)
+    assert code == 0, err
+    assert err.count(f"{bad} is replaced: ") == 1
+    assert listed(tmp_path / "run") == [str(bad)]
+    # The list is one that leaves them out.
+    code, _, err = train("--exclude-list", tmp_path / "run" / "bad_files.txt", data=data)
+    assert code == 0
+    assert "is replaced" not in err
+
+
+def test_too_many_stop_the_run_with_the_list(train, data, tmp_path):
+    bad = spoil(data, "train", 0, 12)
+    code, _, err = train("--experiment", "run", data=data)
+    assert code == 2
+    (last,) = [line for line in err.splitlines() if "error" in line]
+    count, shown = re.search(r"error: (\d+) of 70 images in .* cannot be used, more than --max-bad-fraction 0.001 "
+                             r"allows: (.*); all are in ", last).groups()  # fmt: skip
+    assert int(count) == 2 == len(shown.split(", ")) == len(listed(tmp_path / "run"))
+    assert set(shown.split(", ")) <= set(map(str, bad))
+    code, _, err = train("--max-bad-fraction", 0.2, "--experiment", "more", data=data)
+    assert code == 0, err
+    assert sorted(listed(tmp_path / "more")) == sorted(map(str, bad))
+
+
+def test_an_error_can_be_asked_for(train, data):
+    (bad,) = spoil(data, "train", 3)
+    code, _, err = train("--on-bad-image", "error", data=data)
+    assert code == 2
+    assert re.search(rf"error: {re.escape(str(bad))}: .+ \(--on-bad-image error\); repair or remove it", err)
+    assert "Traceback" not in err
+
+
+def test_a_bad_validation_image_does_not_count(train, data, tmp_path):
+    (bad,) = spoil(data, "val", 29)
+    code, _, err = train("--experiment", "run", data=data)
+    assert code == 0, err
+    assert err.count(f"{bad} is replaced") == 1
+    weights = tmp_path / "run" / "model.safetensors"
+    code, without, _ = train("--eval-only", "--initial-checkpoint", weights, data=data)
+    assert code == 0
+    assert "images  29" in without
+    (tmp_path / "list.txt").write_text(f"{bad}\n")
+    _, excluded, _ = train(
+        "--eval-only", "--initial-checkpoint", weights, "--exclude-list", tmp_path / "list.txt", data=data
+    )
+    assert without == excluded
+
+
+@pytest.mark.parametrize("position", [(0, 0), (0, 3), (1, 2), (2, 0)])
+def test_a_run_with_bad_files_continues_exactly(train, data, tmp_path, position):
+    """Before and after the files are met; each is met once, and reported once in each process."""
+    from dali_mix.train.checkpoint.store import Position
+
+    bad = spoil(data, "train", 0, 3)
+    flags = [*RICH, "--max-bad-fraction", 0.1]
+    code, _, err = train(*flags, "--experiment", "whole", data=data)
+    assert code == 0, err
+    assert err.count("is replaced") == 3
+    cut_off(tmp_path / "whole", tmp_path / "run", Position(*position))
+    code, _, err = train(*flags, "--experiment", "run", "--auto-resume", data=data)
+    assert code == 0, err
+    assert "is replaced" not in err  # bad_files.txt of the run names them already
+    assert sorted(listed(tmp_path / "run")) == sorted(map(str, bad))
+    assert_same_result(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_every_kind_of_hostile_file_trains_to_the_end(train, data, tmp_path, monkeypatch, split):
+    paths = write_hostile(data / split / "apple_dots")
+    original = run.open_data
+
+    def open_data(*args):
+        opened = original(*args)
+        spoil_listed(paths)  # files that vanish or change once they are listed
+        return opened
+
+    monkeypatch.setattr(run, "open_data", open_data)
+    flags = ["--experiment", "run", "--cutmix", 1, "--max-bad-fraction", 0.9, "--epochs", 3, "--smmix"]
+    code, _, err = train(*flags, data=data)
+    assert code == 0, err
+    assert "Traceback" not in err
+    replaced = {str(paths[kind]) for kind in paths if KINDS[kind].outcome == REPLACED}
+    always = replaced - {str(paths[kind]) for kind in ONLY_SOME_CROPS if split == "train"}
+    assert always <= set(listed(tmp_path / "run")) <= replaced
+    assert len(always) >= 20
+
+
+@pytest.mark.distributed
+def test_two_ranks_name_a_file_once(tmp_path, data):
+    bad = spoil(data, "train", 0, 6)
+    flags = [*FAST, "-b", 5, "--epochs", 4, "--data-dir", data, "--output", tmp_path, "--experiment", "run"]
+    result = run_command(*flags, "--max-bad-fraction", 0.2, ranks=2, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for file in bad:
+        assert result.stderr.count(f"{file} is replaced: ") == 1
+    assert sorted(listed(tmp_path / "run")) == sorted(map(str, bad))
+
+
+def test_a_data_set_that_changes_is_noticed_at_the_next_epoch(train, data, tmp_path, monkeypatch):
+    from dali_mix.train.epochs import Epochs
+
+    original = Epochs._one_epoch
+
+    def one_epoch(self, epoch, *args):
+        if epoch == 1:
+            next((data / "train").glob("*/*.jpg")).unlink()
+        return original(self, epoch, *args)
+
+    monkeypatch.setattr(Epochs, "_one_epoch", one_epoch)
+    code, _, err = train("--experiment", "run", "--epochs", 3, data=data)
+    assert code == 0, err
+    assert err.count("has changed since the run began: 1 file is gone") == 1
+    assert "epoch 2: " in err
+    assert len(listed(tmp_path / "run")) == 1
