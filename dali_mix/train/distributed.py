@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from timm.utils import distribute_bn
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from dali_mix.errors import ConfigError
 
@@ -110,7 +111,7 @@ def open_world(device: str | None, deterministic: bool = False) -> Iterator[Worl
     control = None
     if size > 1:
         on_gpu = place.type == "cuda"
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=place if on_gpu else None, timeout=_TIMEOUT)
+        _join("nccl" if on_gpu else "gloo", place if on_gpu else None)
         if on_gpu:
             group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
             control = group if isinstance(group, dist.ProcessGroup) else None
@@ -122,6 +123,19 @@ def open_world(device: str | None, deterministic: bool = False) -> Iterator[Worl
     # wait for them; the launcher ends them when this process is gone.
     if size > 1:
         dist.destroy_process_group()
+
+
+def _join(backend: str, device: torch.device | None) -> None:
+    """Join the process group of the launcher's variables.
+
+    A launcher that has replaced its ranks keeps its store, and in it the addresses of the dead ones, which PyTorch
+    2.15 may take for the new ones: attempts are lost, or wait for ever.  Where one launcher has all ranks, the
+    number of the restart keeps them apart; on several machines the launchers count differently.
+    """
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=device, timeout=_TIMEOUT)
 
 
 def _configure_backends(place: torch.device, deterministic: bool) -> None:

@@ -1,5 +1,6 @@
 """What only a GPU can show.  Skipped, with a reason, where there is none."""
 
+import shutil
 import subprocess
 import sys
 
@@ -13,9 +14,11 @@ from dali_mix import MixLoader
 from dali_mix import fn as mix
 from dali_mix.data import Augmentation, scan_image_folder
 from dali_mix.smmix import SMMix, max_min_mix
+from dali_mix.train.checkpoint.store import CheckpointStore
 from dali_mix.train.step import TrainStep
 from pipelines.imagenet import imagenet_train, imagenet_val
 from tests.graphs import images_of
+from tests.train.recovery.runs import assert_same_result, cut_off
 from tests.train.test_run import ENTRY
 
 pytestmark = pytest.mark.gpu
@@ -226,6 +229,29 @@ def test_the_same_flags_give_the_same_bits(image_folder, tmp_path):
         assert result.returncode == 0, result.stderr
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
+
+
+@pytest.mark.parametrize("precision", [(), ("--amp",), ("--amp", "--amp-dtype", "float16")])
+def test_a_run_that_is_continued_gives_the_same_bits(image_folder, tmp_path, precision):
+    flags = ["--deterministic", "--smmix", "--mixup", "0.8", "--drop", "0.1", "--model-ema", "--checkpoint-steps", "1"]
+    flags += ["--checkpoint-hist", "100", *precision]
+    result = run(image_folder, tmp_path, *flags, "--experiment", "whole")
+    assert result.returncode == 0, result.stderr
+    position = sorted(CheckpointStore(tmp_path / "whole" / "checkpoints").all())[2]
+    cut_off(tmp_path / "whole", tmp_path / "run", position)
+    result = run(image_folder, tmp_path, *flags, "--experiment", "run", "--auto-resume")
+    assert result.returncode == 0, result.stderr
+    assert f"checkpoint-{position.epoch}-{position.batch} exactly" in result.stderr
+    assert_same_result(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_bad_file_is_replaced_on_the_gpu_too(image_folder, tmp_path):
+    data = shutil.copytree(image_folder, tmp_path / "data")
+    bad = next((data / "train").glob("*/*.jpg"))
+    bad.write_bytes(bad.read_bytes()[:300])
+    result = run(data, tmp_path, "--experiment", "run")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count(f"{bad} is replaced") == 1
 
 
 def test_the_demo(tmp_path):

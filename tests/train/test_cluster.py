@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -85,6 +86,7 @@ SLURM_NODEID=0 SLURM_PROCID=0 exec "$@"
 """
 # Far more machines than are read: the file must not mind that.
 SCONTROL = """#!/usr/bin/env bash
+[[ $1 == requeue ]] && { echo "$*" > "$SRUN_LOG.requeue"; exit; }
 [[ "$*" == "show hostnames 127.0.0.1,others" ]] || exit 1
 echo 127.0.0.1
 for i in {1..20000}; do echo "other-$i"; done
@@ -135,3 +137,35 @@ def test_the_batch_file_passes_the_exit_code_on(tmp_path, flags, slurm):
     )  # fmt: skip
     assert result.returncode != 0
     assert result.stderr.count("contradicts the 10 class folders") == 1
+
+
+def test_a_warning_before_the_time_is_up_saves_and_requeues_and_the_job_goes_on(tmp_path, flags, slurm):
+    command = ["bash", str(BATCH_FILE), *flags]
+    with subprocess.Popen(
+        [*command, "--epochs", "200"], cwd=ROOT, env=slurm, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as job:
+        try:
+            while "epoch 1/200" not in (line := job.stderr.readline()):
+                assert line
+            job.send_signal(signal.SIGUSR1)
+            _, err = job.communicate(timeout=120)
+        finally:
+            job.kill()
+    assert job.returncode != 0
+    assert "stopped by SIGTERM at epoch" in err
+    assert (tmp_path / "srun.log.requeue").read_text() == "requeue 4711\n"
+    result = subprocess.run(
+        [*command, "--epochs", "200", "--bench-steps", "1"],
+        cwd=ROOT, env=slurm, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert "--auto-resume continues a training; leave it out with --bench-steps" in result.stderr
+    (checkpoint,) = re.findall(r"checkpoint is (\S+);", err)
+    job = subprocess.Popen(
+        [*command, "--epochs", "200"], cwd=ROOT, env=slurm, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    with job:
+        while f"continuing {checkpoint} exactly" not in (line := job.stderr.readline()):
+            assert line
+        job.send_signal(signal.SIGUSR1)
+        job.communicate(timeout=120)
+    assert run_folders(tmp_path) == ["batch-4711"]
