@@ -81,7 +81,9 @@ def serve(fd: int) -> None:
     Args:
         fd: of the connection.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the other side ends this one
+    # Ctrl-C and a cluster's warnings reach the whole group; the other side ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     with Connection(fd) as connection:
         graphs, settings = connection.recv()
         with ThreadPoolExecutor(settings["num_threads"]) as readers:

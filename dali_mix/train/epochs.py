@@ -16,10 +16,10 @@ from dali_mix.data.changes import FolderWatch
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
 from dali_mix.train.building import build_trainer, describe
-from dali_mix.train.checkpoint.fingerprint import versions
-from dali_mix.train.checkpoint.resume import CHECKPOINTS, Start, launcher
+from dali_mix.train.checkpoint.folders import CHECKPOINTS
+from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.checkpoint.saver import Saver
-from dali_mix.train.checkpoint.state import load_own, load_shared, load_weights, read_rank, read_shared
+from dali_mix.train.checkpoint.state import load_own, load_shared, load_weights, read_facts, read_rank, read_shared
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.datasets import Data, IdleLoader, Loaders
 from dali_mix.train.distributed import World
@@ -46,7 +46,7 @@ class Epochs:
         loaders: makes the loaders of this rank.
         validation: one of them.
         start: where to begin.
-        fingerprint: what a continuation must agree with.
+        identity: of this run, for its checkpoints.
 
     Raises:
         ConfigError: if the checkpoint of ``start`` does not fit.
@@ -62,11 +62,11 @@ class Epochs:
         loaders: Loaders,
         validation: TolerantLoader | IdleLoader,
         start: Start,
-        fingerprint: dict[str, Any],
+        identity: dict[str, Any],
     ) -> None:
         self._args, self._world, self._data = args, world, data
         self._loaders, self._validation, self._start = loaders, validation, start
-        self._facts: dict[str, Any] = {"fingerprint": fingerprint, "versions": versions(), "launcher": launcher()}
+        self._facts = dict(identity)
         self._training = self._open_training(start.position.epoch, self._first_epoch(start))
         self.trainer, self._epochs = build_trainer(args, world, model, stage, len(self._training))
         self._request = StopRequest()
@@ -76,6 +76,11 @@ class Epochs:
         self._watches = [FolderWatch(listed) for listed in data.listed] if world.is_main else []
         if start.checkpoint is not None:
             self._load(start)
+        if not start.exact and start.position.epoch >= self._epochs:
+            raise ConfigError(
+                f"{start.checkpoint} is at the end of epoch {start.position.epoch}, and --epochs {args.epochs} leaves "
+                f"nothing to train"
+            )
         off: int = args.mixup_off_epoch
         if off >= self._epochs:
             _log.warning("--mixup-off-epoch %d has no effect: the run ends with epoch %d", off, self._epochs)
@@ -167,13 +172,14 @@ class Epochs:
         row = self._train_epoch(epoch, progress)
         row |= {"epoch": epoch, "seconds": self._tally.seconds}
         self._rows.append(row)
-        for found in world.gather(bad_files.new()) or []:
-            bad_files.add(found)
         if folder:
             folder.add_epoch(row, self.trainer, preview)
             progress.epoch_done(row)
         self._tally = Tally()
-        self._saver.save(Position(epoch + 1, 0), self._training, self._tally, self._rows)
+        if not self.trainer.skipped:
+            self._saver.save(Position(epoch + 1, 0), self._training, self._tally, self._rows)
+        for found in world.gather(bad_files.new()) or []:
+            bad_files.add(found)  # which may end the run, so the epoch is saved first
 
     def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
         args, trainer, world, tally = self._args, self.trainer, self._world, self._tally
@@ -229,12 +235,13 @@ class Epochs:
 
     def _stop(self, epoch: int) -> None:
         """Write a checkpoint and leave."""
-        self._saver.save(Position(epoch, self._tally.batches), self._training, self._tally, self._rows)
+        saved = self._saver.save(Position(epoch, self._tally.batches), self._training, self._tally, self._rows)
         self._world.wait()  # the launcher ends all ranks when the first is gone
+        last = self._saver.last
+        where = f"epoch {epoch + 1}, after {self._tally.batches} of {len(self._training)} batches"
+        kept = f"the checkpoint is {last}" if saved else f"no checkpoint could be written, the last is {last}"
         raise Stopped(
-            f"stopped by {self._request.name} at epoch {epoch + 1}, after {self._tally.batches} of "
-            f"{len(self._training)} batches; the checkpoint is {self._saver.last}; the same command with --auto-resume "
-            f"goes on",
+            f"stopped by {self._request.name} at {where}; {kept}; the same command with --auto-resume goes on",
             self._request.exit_code,
         )
 
@@ -254,7 +261,7 @@ class Epochs:
         """For which epoch the loader that is needed now was, or is to be, made."""
         if start.checkpoint is None or not start.exact or start.position == (self._args.mixup_off_epoch, 0):
             return start.position.epoch
-        return int(read_shared(start.checkpoint)["first_epoch"])
+        return int(read_facts(start.checkpoint)["first_epoch"])
 
     def _open_training(self, epoch: int, first_epoch: int) -> TolerantLoader:
         off: int = self._args.mixup_off_epoch
@@ -279,6 +286,6 @@ class Epochs:
         self._own = read_rank(start.checkpoint, self._world.rank)
         if batch:
             self._tally = Tally.from_state(self._own["tally"])
-        if self._facts["first_epoch"] == shared["first_epoch"]:
+        if self._facts["first_epoch"] == read_facts(start.checkpoint)["first_epoch"]:
             self._training.load_state_dict(self._own["loader"])
             self._loaders.bad_files.take_over(self._training.bad_images)

@@ -20,7 +20,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     sync_folder(path.parent)
 
 
-def write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes | memoryview) -> None:
     """Write a file, and return when it is on the disk."""
     with path.open("wb") as file:
         file.write(content)

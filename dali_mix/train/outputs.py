@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 import shutil
 from collections.abc import Iterator
@@ -14,13 +13,14 @@ import yaml
 from torch import nn
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.checkpoint.resume import Start, run_label
+from dali_mix.train.checkpoint.folders import make_folder
+from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.config.files import plain_settings
 from dali_mix.train.files import replace_file
 from dali_mix.train.loop import Trainer
 from dali_mix.train.preview import Preview
 from dali_mix.train.report import Summary, Trackers, WandbOptions, draw_curves, table
-from dali_mix.train.weights import save_weights
+from dali_mix.train.weights import read_notes, save_weights
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class RunFolder:
         start = start or Start()
         self._args = args
         self._warned = False
-        self.path = start.folder or _make_folder(args)
+        self.path = start.folder or make_folder(args)
         settings = plain_settings(args) | {"num_classes": num_classes}
         try:
             self.summary = Summary(self.path / "summary.csv", start.rows)
@@ -76,7 +76,7 @@ class RunFolder:
             if self._best() is row:
                 averaged = trainer.ema is not None and self._best_column().startswith("eval_ema_")
                 model = trainer.ema.module if averaged and trainer.ema is not None else trainer.model
-                save_weights(model, self.path / "model_best.safetensors")
+                save_weights(model, self.path / "model_best.safetensors", self._notes(row))
 
     def finish(self, trainer: Trainer) -> str:
         """Write the final weights; returns the table for the terminal.
@@ -106,9 +106,14 @@ class RunFolder:
 
     def _take_over_best(self, run: Path) -> None:
         """The best epoch so far may be one of the run that this one continues."""
-        best = run / "model_best.safetensors"
-        if self._best() is not None and best.exists():
+        best, row = run / "model_best.safetensors", self._best()
+        if row is not None and read_notes(best) == self._notes(row):
             replace_file(self.path / best.name, lambda temporary: shutil.copyfile(best, temporary))
+
+    def _notes(self, row: dict[str, float]) -> dict[str, str]:
+        """What tells the weights of the best epoch from those of another one."""
+        column = self._best_column()
+        return {"epoch": str(int(row["epoch"])), column: repr(float(row[column]))}
 
     def _weights(self) -> list[Path]:
         paths = (self.path / "model.safetensors", self.path / "model_ema.safetensors")
@@ -136,7 +141,8 @@ class RunFolder:
         if best is not None:
             value = f"{_formatted(metric, best[self._best_column()])} in epoch {int(best['epoch']) + 1}"
             average = "EMA " if "ema" in self._best_column() else ""
-            lines.append((f"best {average}{_LABELS[metric]}", f"{value}, model_best.safetensors"))
+            file = ", model_best.safetensors" if (self.path / "model_best.safetensors").exists() else ""
+            lines.append((f"best {average}{_LABELS[metric]}", value + file))
         lines += [
             ("time", f"{sum(row['seconds'] for row in rows):.0f} s"),
             ("weights", " and ".join(str(path) for path in self._weights())),
@@ -161,17 +167,3 @@ def _metrics(row: dict[str, float], prefix: str) -> dict[str, float]:
 
 def _formatted(name: str, value: float) -> str:
     return f"{value:.3f}" if name == "loss" else f"{value:.2f} %"
-
-
-def _make_folder(args: argparse.Namespace) -> Path:
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = args.experiment or f"{stamp}-{run_label(args)}"
-    folder, count = args.output / name, 0
-    try:
-        while folder.exists():
-            count += 1
-            folder = args.output / f"{name}-{count}"
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"--output {args.output} cannot be written: {error.strerror}") from error
-    return folder

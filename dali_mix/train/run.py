@@ -16,7 +16,8 @@ from torch import nn
 from dali_mix.data import TolerantLoader
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.train import building
-from dali_mix.train.checkpoint.fingerprint import fingerprint
+from dali_mix.train.checkpoint.folders import release
+from dali_mix.train.checkpoint.identity import identity
 from dali_mix.train.checkpoint.resume import Start, find_start
 from dali_mix.train.config import parse_args
 from dali_mix.train.datasets import IdleLoader, Loaders, Pipelines, open_data
@@ -81,7 +82,8 @@ def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
         if args.eval_only:
             _evaluate_only(args, model, validation, world)
             return
-        own = fingerprint(args, data, loaders, world)
+        own = identity(args, data, loaders, world)
+        stack.callback(release)
         start = Start() if args.bench_steps else find_start(args, own, world)
         epochs = Epochs(args, world, data, model, stage, loaders, validation, start, own)
         stack.callback(epochs.close)

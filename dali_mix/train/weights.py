@@ -34,23 +34,33 @@ trainer saves one, but never updates it (ChenMnZ/SMMix @14b1edc ``engine.py``), 
 _TOKEN_HEAD = "token_head."
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
+def save_weights(model: nn.Module, path: Path, notes: dict[str, str] | None = None) -> None:
     """Write the model's state as safetensors, in timm's names; whole or not at all.
 
     Args:
         model: may be wrapped, by ``torch.compile``, for distributed training or as a moving average.
         path: what ``timm.create_model(name, checkpoint_path=path)`` then takes.
+        notes: kept as the file's metadata.
     """
-    replace_file(path, lambda temporary: temporary.write_bytes(weights_bytes(model)))
+    replace_file(path, lambda temporary: temporary.write_bytes(weights_bytes(model, notes)))
 
 
-def weights_bytes(model: nn.Module) -> bytes:
+def read_notes(path: Path) -> dict[str, str]:
+    """The notes of :func:`save_weights`; none if the file cannot be read."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return {}
+
+
+def weights_bytes(model: nn.Module, notes: dict[str, str] | None = None) -> bytes:
     """What :func:`save_weights` writes."""
     # safetensors takes neither views nor tensors that share memory, as channels_last and tied weights are.
     state = {
         name: value.detach().cpu().contiguous().clone() for name, value in unwrap_model(model).state_dict().items()
     }
-    return safetensors.torch.save(state)
+    return safetensors.torch.save(state, notes)
 
 
 def export_to_hub_folder(

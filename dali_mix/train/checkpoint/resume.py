@@ -5,21 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.checkpoint.fingerprint import differences, versions
-from dali_mix.train.checkpoint.state import check, read_shared
+from dali_mix.train.checkpoint.folders import CHECKPOINTS, find_folders, hold, release
+from dali_mix.train.checkpoint.identity import differences
+from dali_mix.train.checkpoint.state import check, read_facts
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.distributed import World
 
 _log = logging.getLogger(__name__)
-
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints within that of a run."""
 
 
 _BEGINNING = Position(0, 0)
@@ -48,7 +45,7 @@ def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> S
     """Where this command line begins; every rank gets the same answer.
 
     Args:
-        own: the fingerprint of this run.
+        own: the identity of this run.
 
     Raises:
         ConfigError: if it should continue a run that does not fit, or has no checkpoint that can be used.
@@ -69,14 +66,6 @@ def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> S
     return answer
 
 
-def launcher() -> str:
-    """Which torchrun started this process; the same after it restarted its processes, "" without one."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID")
-    if name is None:
-        return ""
-    return f"{os.getppid()}" if name == "none" else name
-
-
 def _decide(args: argparse.Namespace, own: dict[str, Any]) -> Start:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     start = None
@@ -89,44 +78,42 @@ def _decide(args: argparse.Namespace, own: dict[str, Any]) -> Start:
 
 def _continue_run(args: argparse.Namespace, own: dict[str, Any], *, of_launcher: bool) -> Start | None:
     """The newest run of this name, or with these settings; None if there is none."""
-    misfit = None
-    for folder in _runs(args):
+    misfit = unused = None
+    for folder in find_folders(args):
         store = CheckpointStore(folder / CHECKPOINTS)
-        if not store.all():
-            if args.experiment and not list(store.folder.glob("damaged-*")):
-                return Start(folder)  # it was stopped before its first step
+        newest = next(iter(store.all().values()), None)
+        if newest is None:
+            unused = unused or folder  # it was stopped before its first step
             continue
-        path, state = _newest_good(store)
-        if of_launcher and state["launcher"] != launcher():
+        unlike = _differences(newest, own)
+        if unlike and not args.experiment:
+            misfit = misfit or f"{folder}: {'; '.join(unlike)}"
             continue
-        unlike = differences(state["fingerprint"], own)
+        hold(folder)
+        path, facts = _newest_good(store)
+        if of_launcher and facts["launcher"] != own["launcher"]:
+            release()
+            continue
+        unlike = differences(facts["fingerprint"], own["fingerprint"])
         if not unlike:
             store.set_aside(path)
-            return _exactly(folder, path, state)
-        if args.experiment:
-            return _otherwise(args, path, state, unlike)
-        misfit = misfit or f"{folder}: {'; '.join(unlike)}"
+            return _exactly(folder, path, facts, own)
+        release()
+        return _otherwise(args, path, facts, unlike)
     if args.auto_resume:
         _log.info("--auto-resume: nothing to continue%s", f" (the newest run differs, {misfit})" if misfit else "")
-    return None
+    if unused is None or args.resume or not args.experiment:
+        return None
+    hold(unused)
+    return Start(unused)
 
 
-def _runs(args: argparse.Namespace) -> list[Path]:
-    """Folders of earlier runs of this name, or without a name of this model; the newest first."""
-    stem = re.escape(args.experiment) if args.experiment else rf"\d{{8}}-\d{{6}}-{re.escape(run_label(args))}"
-    pattern = re.compile(rf"({stem})(?:-(\d+))?")
+def _differences(path: Path, own: dict[str, Any]) -> list[str]:
+    """A first look, which reads little; nothing if the checkpoint is damaged, as that is for later."""
     try:
-        names = os.listdir(args.output)
-    except OSError:
+        return differences(read_facts(path)["fingerprint"], own["fingerprint"])
+    except CheckpointError:
         return []
-    found = [match for name in names if (match := pattern.fullmatch(name))]
-    found.sort(key=lambda match: (match[1], int(match[2] or 0)), reverse=True)
-    return [args.output / match[0] for match in found]
-
-
-def run_label(args: argparse.Namespace) -> str:
-    """The model's name as part of a folder's."""
-    return str(args.model).replace("/", "_")
 
 
 def _from_path(args: argparse.Namespace, own: dict[str, Any]) -> Start:
@@ -137,47 +124,44 @@ def _from_path(args: argparse.Namespace, own: dict[str, Any]) -> Start:
         raise ConfigError(f"--resume {path} is not a folder; give a run's, or one of its checkpoints{hint}")
     stores = [CheckpointStore(folder) for folder in (path / CHECKPOINTS, path) if CheckpointStore(folder).all()]
     if stores:
-        path, state = _newest_good(stores[0])
+        path, facts = _newest_good(stores[0])
     else:
-        try:
-            check(path)
-            state = read_shared(path)
-        except CheckpointError as error:
-            raise ConfigError(f"--resume: {error}") from error
-    unlike = differences(state["fingerprint"], own)
-    return _otherwise(args, path, state, unlike) if unlike else _exactly(None, path, state)
+        check(path)
+        facts = read_facts(path)
+    unlike = differences(facts["fingerprint"], own["fingerprint"])
+    return _otherwise(args, path, facts, unlike) if unlike else _exactly(None, path, facts, own)
 
 
 def _newest_good(store: CheckpointStore) -> tuple[Path, dict[str, Any]]:
     path = store.newest_good(check, _log.warning)
     if path is None:
         raise ConfigError(f"no checkpoint in {store.folder} can be used; move the folder away to begin anew")
-    return path, read_shared(path)
+    return path, read_facts(path)
 
 
-def _exactly(folder: Path | None, path: Path, state: dict[str, Any]) -> Start:
-    position = Position(*state["position"])
-    other = [f"{name} {state['versions'].get(name)} -> {own}" for name, own in versions().items()]
+def _exactly(folder: Path | None, path: Path, facts: dict[str, Any], own: dict[str, Any]) -> Start:
+    position = Position(*facts["position"])
+    before = facts["computed_by"]
     changed = [
-        text for text, own in zip(other, versions().items(), strict=True) if state["versions"].get(own[0]) != own[1]
+        f"{name} {before.get(name)} -> {now}" for name, now in own["computed_by"].items() if before.get(name) != now
     ]
     if changed:
-        _log.warning("other versions than before, so results may differ in the last bits: %s", ", ".join(changed))
+        _log.warning("not computed as before, so results may differ in the last bits: %s", ", ".join(changed))
     _log.info("continuing %s exactly, at %s", path, position)
-    return Start(folder, path, True, position, state["rows"])
+    return Start(folder, path, True, position, facts["rows"])
 
 
-def _otherwise(args: argparse.Namespace, path: Path, state: dict[str, Any], unlike: list[str]) -> Start:
+def _otherwise(args: argparse.Namespace, path: Path, facts: dict[str, Any], unlike: list[str]) -> Start:
     """From the beginning of an epoch, as the settings differ; in a new folder, as it is another run."""
     if not args.resume_relaxed:
         raise ConfigError(
             f"{path} was made with other settings: {'; '.join(unlike)}; use the same, or --resume-relaxed to go on "
             f"from the beginning of its epoch"
         )
-    epoch, batch = state["position"]
-    if batch and batch == state["batches"]:
+    epoch, batch = facts["position"]
+    if batch and batch == facts["batches"]:
         epoch, batch = epoch + 1, 0
     repeated = f"its {batch} batches that are trained already are repeated" if batch else "nothing is repeated"
     _log.warning("continuing %s with other settings (%s): epoch %d begins anew, %s", path, "; ".join(unlike), epoch + 1,
                  repeated)  # fmt: skip
-    return Start(None, path, False, Position(epoch, 0), state["rows"][:epoch])
+    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch])

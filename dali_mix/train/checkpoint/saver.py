@@ -53,19 +53,21 @@ class Saver:
 
     @property
     def due(self) -> bool:
-        """Whether the number of updates asks for a checkpoint."""
-        return self._every is not None and self._trainer.updates % self._every == 0
+        """Whether the number of updates asks for a checkpoint.
 
-    def save(self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]) -> None:
+        Not while updates are skipped: the weights are under suspicion, and must not push out those before.
+        """
+        return self._every is not None and self._trainer.updates % self._every == 0 and not self._trainer.skipped
+
+    def save(self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]) -> bool:
         """Write a checkpoint.  If that fails training goes on, with a warning and the checkpoints there are.
 
-        While updates are skipped none is written: the weights are under suspicion.
+        Returns:
+            False if it failed; only the main rank knows.
 
         Raises:
             TrainingError: if the weights are not finite.
         """
-        if self._trainer.skipped:
-            return
         try:
             self.save_first(position, loader, tally, rows)
         except OSError as error:
@@ -77,6 +79,7 @@ class Saver:
             self._failed = True
         else:
             self._failed = False
+        return not self._failed
 
     def save_first(
         self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]

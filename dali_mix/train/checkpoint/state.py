@@ -1,7 +1,8 @@
 """The state of a run as files of a checkpoint, and back: all that decides which bits come next.
 
-``model.safetensors`` and ``model_ema.safetensors`` hold weights in timm's names.  ``state.pt`` holds what all ranks
-share, ``rank-R.pt`` what each has of its own.  Both hold tensors and plain types only, and are read as such.
+``model.safetensors`` and ``model_ema.safetensors`` hold weights in timm's names, ``state.pt`` what else all ranks
+share, ``rank-R.pt`` what each has of its own, and ``run.pt``, which is small, which run it is and how far it has come.
+The ``.pt`` files hold tensors and plain types only, and are read as such.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from dali_mix.train.checkpoint.store import CheckpointError, verify
 from dali_mix.train.loop import Trainer
 from dali_mix.train.weights import weights_bytes
 
-_WEIGHTS, _AVERAGE, _SHARED = "model.safetensors", "model_ema.safetensors", "state.pt"
+_WEIGHTS, _AVERAGE, _SHARED, _FACTS = "model.safetensors", "model_ema.safetensors", "state.pt", "run.pt"
+_FACT_NAMES = {"fingerprint", "computed_by", "launcher", "position", "batches", "rows", "first_epoch"}
 
 
-def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[[], bytes]]:
+def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[[], bytes | memoryview]]:
     """The files that one rank writes for all.
 
     Args:
         trainer: between two updates.
-        facts: plain types, kept beside its state.
+        facts: of the run, plain types.
     """
     token_head = trainer.stage.token_head if trainer.stage else None
-    state = facts | {
+    state = {
         "updates": trainer.updates,
         "skipped": trainer.skipped,
         "optimizer": trainer.updater.optimizer.state_dict(),
@@ -43,7 +45,11 @@ def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[
         "scaler": trainer.updater.precision.scaler.state_dict(),
         "token_head": token_head.state_dict() if token_head else None,
     }
-    files = {_WEIGHTS: lambda: weights_bytes(trainer.model), _SHARED: lambda: to_bytes(state)}
+    files: dict[str, Callable[[], bytes | memoryview]] = {
+        _FACTS: lambda: _to_buffer(facts),
+        _WEIGHTS: lambda: weights_bytes(trainer.model),
+        _SHARED: lambda: _to_buffer(state),
+    }
     if trainer.ema is not None:
         average = trainer.ema.module
         files[_AVERAGE] = lambda: weights_bytes(average)
@@ -56,11 +62,28 @@ def check(path: Path) -> None:
     Raises:
         CheckpointError: naming what is wrong.
     """
-    for name in verify(path):
+    names = verify(path)
+    missing = {_WEIGHTS, _SHARED, _FACTS, rank_file(0)} - set(names)
+    if missing:
+        raise CheckpointError(f"{path} is damaged: it has no {' and no '.join(sorted(missing))}")
+    read_facts(path)
+    for name in names:
         if name.endswith(".pt"):
             _read(path / name)
         else:
             _read_names(path / name)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """``run.pt`` of a checkpoint.
+
+    Raises:
+        CheckpointError: if it cannot be read as data, or lacks an entry.
+    """
+    facts = _read(path / _FACTS)
+    if missing := _FACT_NAMES - facts.keys():
+        raise CheckpointError(f"{path} is damaged: {_FACTS} has no {' and no '.join(sorted(missing))}")
+    return facts
 
 
 def read_shared(path: Path) -> dict[str, Any]:
@@ -110,10 +133,12 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
     content = state["optimizer"]
     if not exact:
         groups = zip(optimizer.state_dict()["param_groups"], content["param_groups"], strict=False)
-        content = content | {"param_groups": [own | {"params": other["params"]} for own, other in groups]}
+        # The rest of what a group has is state, as the step count of timm's lamb and adan.
+        content = content | {"param_groups": [other | own | {"params": other["params"]} for own, other in groups]}
     try:
         optimizer.load_state_dict(content)
-        trainer.updater.precision.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] or exact:
+            trainer.updater.precision.scaler.load_state_dict(state["scaler"])
         if trainer.stage is not None and trainer.stage.token_head is not None and state["token_head"] is not None:
             trainer.stage.token_head.load_state_dict(state["token_head"])
     except (ValueError, KeyError, RuntimeError) as error:
@@ -129,7 +154,7 @@ def own_state(trainer: Trainer, facts: dict[str, Any]) -> bytes:
     if trainer.world.size > 1:
         # Each rank's statistics are of its own batches until an epoch ends; the averages follow them.
         state["buffers"] = [dict(module.named_buffers()) for module in _modules(trainer)]
-    return to_bytes(state)
+    return bytes(_to_buffer(state))
 
 
 def load_own(state: dict[str, Any], trainer: Trainer) -> None:
@@ -168,12 +193,12 @@ def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def to_bytes(state: dict[str, Any]) -> bytes:
+def _to_buffer(state: dict[str, Any]) -> memoryview:
     """The content of a ``.pt`` file."""
     # In memory: a full disk is then an OSError of one write, where torch.save reports a broken archive.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -12,10 +12,12 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dali_mix.errors import ConfigError
 from dali_mix.train.files import replace_file, sync_folder, write_synced
 
 _NAME = re.compile(r"checkpoint-(\d+)-(\d+)")
@@ -23,6 +25,7 @@ _FILE_NAME = re.compile(r"[a-z0-9_-]+\.(pt|safetensors)")
 _SUMS = "checksums.json"
 _FORMAT = 1
 _READ_BYTES = 1 << 24
+_TRIES, _PAUSE_S = 3, 1.0
 
 
 class Position(NamedTuple):
@@ -35,7 +38,7 @@ class Position(NamedTuple):
         return f"epoch {self.epoch + 1}, {self.batch} batches"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ConfigError):
     """A checkpoint that must not be used; the message says why."""
 
 
@@ -51,7 +54,7 @@ class CheckpointStore:
         self.folder = folder
         self._keep = keep
 
-    def save(self, position: Position, files: Mapping[str, Callable[[], bytes]]) -> Path:
+    def save(self, position: Position, files: Mapping[str, Callable[[], bytes | memoryview]]) -> Path:
         """Write a checkpoint, then remove those that are too old.
 
         Args:
@@ -142,7 +145,7 @@ def verify(path: Path) -> list[str]:
     sums = _read_sums(path)
     for name, expected in sums.items():
         try:
-            found = _fingerprint(path / name)
+            found = _patiently(path / name)
         except OSError as error:
             raise CheckpointError(f"{path} is damaged: {name} cannot be read: {error.strerror}") from error
         if found["bytes"] != expected["bytes"]:
@@ -154,7 +157,7 @@ def verify(path: Path) -> list[str]:
     return list(sums)
 
 
-def _fill(folder: Path, files: Mapping[str, Callable[[], bytes]]) -> None:
+def _fill(folder: Path, files: Mapping[str, Callable[[], bytes | memoryview]]) -> None:
     sums = {}
     for name, make in files.items():
         if not _FILE_NAME.fullmatch(name):
@@ -182,6 +185,18 @@ def _read_sums(path: Path) -> dict[str, Any]:
     if not all(isinstance(value, dict) and value.keys() == {"bytes", "sha256"} for value in files.values()):
         raise CheckpointError(f"{path} is damaged: {_SUMS} does not list a checkpoint's files")
     return files
+
+
+def _patiently(file: Path) -> dict[str, Any]:
+    """:func:`_fingerprint` where a network disk may fail for a moment."""
+    for _ in range(_TRIES - 1):
+        try:
+            return _fingerprint(file)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(_PAUSE_S)
+    return _fingerprint(file)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

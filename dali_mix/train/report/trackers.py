@@ -74,7 +74,11 @@ class Trackers:
             # A row comes once per epoch: whoever looks on should not wait for the writer's own interval.
             self._writer.flush()
         if self._run is not None:
-            self._run.log(scalars, step=step)
+            try:
+                self._run.log(scalars, step=step)
+            except Exception as error:  # whatever its service does, the training is worth more
+                _log.warning("Weights & Biases gets no more rows: %s", _first_line(error))
+                self._run = None
 
     def close(self) -> None:
         """Finish writing and sending; a second call does nothing."""

@@ -2,12 +2,14 @@
 
 import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import pytest
 import torch
-import yaml
 
 from dali_mix.train.checkpoint.store import CheckpointStore, Position
 from tests.train.recovery.runs import RICH, assert_same_result, cut_off, rows_of
@@ -237,5 +239,108 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_is_begun_again(resume
     assert [path.name for path in cut.parent.iterdir()] == ["run"]
 
 
-def test_settings_of_a_run_are_kept_as_yaml(cut):
-    assert yaml.safe_load((cut / "args.yaml").read_text())["checkpoint_steps"] == 1
+def test_a_newer_run_that_never_began_does_not_hide_one_with_checkpoints(resume, whole, cut):
+    empty = cut.with_name("run-1")
+    empty.mkdir()
+    shutil.copy(cut / "args.yaml", empty)
+    code, _, err = resume()
+    assert code == 0, err
+    assert f"{NEWEST} exactly" in err
+    assert_same_result(cut, whole)
+
+
+def test_resume_counts_where_there_is_nothing_to_auto_resume(train, whole, cut, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "args.yaml").write_text("experiment: new\n")
+    code, _, err = train(*RICH, "--experiment", "new", "--resume", cut, "--auto-resume")
+    assert code == 0, err
+    assert f"{NEWEST} exactly" in err
+    assert_same_result(tmp_path / "new-1", whole)
+
+
+def test_a_run_of_another_name_that_looks_alike_is_left_alone(train, tmp_path):
+    for name in ("vit", "vit-2"):
+        assert train("--experiment", name, "--cutmix", 1, "--epochs", 1)[0] == 0
+    shutil.rmtree(tmp_path / "vit-2" / "checkpoints")
+    before = sorted((tmp_path / "vit-2").rglob("*"))
+    code, _, err = train("--experiment", "vit", "--cutmix", 1, "--epochs", 1, "--auto-resume")
+    assert code == 0, err
+    assert "vit/checkpoints/checkpoint-1-0 exactly" in err
+    assert sorted((tmp_path / "vit-2").rglob("*")) == before
+
+
+def test_a_name_may_lie_in_a_folder(train, tmp_path):
+    flags = ["--experiment", "sweep/a", "--cutmix", 1, "--epochs", 2]
+    assert train(*flags)[0] == 0
+    shutil.rmtree(tmp_path / "sweep" / "a" / "checkpoints" / "checkpoint-2-0")
+    code, _, err = train(*flags, "--auto-resume")
+    assert code == 0, err
+    assert "sweep/a/checkpoints/checkpoint-1-0 exactly" in err
+
+
+def test_a_run_goes_on_from_its_own_settings_file(train, whole, cut):
+    code, _, err = train("--config", cut / "args.yaml", "--auto-resume", defaults=[])
+    assert code == 0, err
+    assert_same_result(cut, whole)
+
+
+def test_a_damaged_run_of_other_settings_is_no_obstacle(train, tmp_path):
+    flags = ["--cutmix", 1, "--epochs", 1]
+    assert train(*flags)[0] == 0
+    (first,) = tmp_path.iterdir()
+    os.rename(first, tmp_path / first.name.replace("20", "19", 1))
+    assert train(*flags, "--lr", 0.01)[0] == 0
+    (second,) = tmp_path.glob("20*")
+    for path in CheckpointStore(second / "checkpoints").all().values():
+        truncated(path)
+    code, _, err = train(*flags, "--auto-resume")
+    assert code == 0, err
+    assert "checkpoint-1-0 exactly" in err
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(resume, cut, monkeypatch):
+    monkeypatch.setattr("dali_mix.train.checkpoint.folders._WAIT_S", 0.5)
+    script = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.flock(file, 2); print('held', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(cut / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        code, _, err = resume()
+        other.kill()
+    assert code == 2
+    assert re.search(rf"{re.escape(str(cut))} is in use by (another )?process.*; wait for it or end it", err)
+    assert resume()[0] == 0
+
+
+def test_the_best_epoch_of_a_later_time_is_not_taken_over(train, tmp_path):
+    flags = ["--cutmix", 1, "--epochs", 3, "--lr", 0.02]
+    assert train(*flags, "--experiment", "run")[0] == 0
+    rows = rows_of(tmp_path / "run")
+    best = max(range(3), key=lambda epoch: float(rows[epoch]["eval_top1"]))
+    assert best > 0  # of the checkpoint after the first epoch it knows nothing
+    code, out, err = train(*flags, "--experiment", "again", "--resume", tmp_path / "run/checkpoints/checkpoint-1-0",
+                           "--resume-relaxed", "--seed", 1, "--lr", 0)  # fmt: skip
+    assert code == 0, err
+    file = tmp_path / "again" / "model_best.safetensors"
+    assert file.exists() == ("model_best.safetensors" in out)
+    assert not file.exists() or file.read_bytes() != (tmp_path / "run" / "model_best.safetensors").read_bytes()
+
+
+def test_relaxed_at_the_end_of_a_run_has_nothing_to_do(train, cut):
+    shutil.rmtree(cut / "checkpoints" / NEWEST)
+    code, _, err = train(*RICH, "--resume", cut, "--resume-relaxed", "--epochs", 1, "--mixup-off-epoch", 0)
+    assert code == 2
+    assert "is at the end of epoch 1, and --epochs 1 leaves nothing to train" in err
+
+
+def test_relaxed_keeps_the_step_count_that_an_optimizer_keeps_with_its_settings(train, tmp_path):
+    flags = ["--cutmix", 1, "--epochs", 2, "--opt", "lamb"]
+    assert train(*flags, "--experiment", "run")[0] == 0
+    code, _, err = train(*flags, "--experiment", "new", "--resume", tmp_path / "run/checkpoints/checkpoint-1-0",
+                         "--resume-relaxed", "--lr", 0.002)  # fmt: skip
+    assert code == 0, err
+    state = torch.load(tmp_path / "new/checkpoints/checkpoint-2-0/state.pt", weights_only=True)["optimizer"]
+    assert {int(group["step"]) for group in state["param_groups"]} == {14}
+    assert {group["initial_lr"] for group in state["param_groups"]} == {0.002}

@@ -3,6 +3,7 @@
 The short form runs with the other tests; ``pytest -m long`` kills fifty times on one rank and fifty times on two.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -66,12 +67,23 @@ class Process:
         """Kill all of it and start it again, or one rank, which the launcher replaces together with the others."""
         if one_rank:
             self._trains.clear()
-            children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True)
-            os.kill(int(random.choice(children.stdout.split())), signal.SIGKILL)
+            os.kill(random.choice(self._children()), signal.SIGKILL)
             return
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_all()
         self._join()
         self._start()
+
+    def _children(self):
+        children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True)
+        return list(map(int, children.stdout.split()))
+
+    def _kill_all(self):
+        """The launcher and the ranks, which have sessions of their own."""
+        children = self._children()
+        os.killpg(self._process.pid, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def _join(self):
         self._process.wait()
@@ -83,7 +95,7 @@ class Process:
 
     def abort(self):
         if not self.ended():
-            os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_all()
         self._join()
 
 

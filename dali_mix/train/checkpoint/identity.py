@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import nvidia.dali
 import timm
 import torch
 
+import dali_mix
 from dali_mix.train.config.files import plain_settings
 from dali_mix.train.datasets import Data, Loaders
 from dali_mix.train.distributed import World
 
 _FREE = (
-    # Where things lie, and what is said and kept.
-    "data_dir", "train_split", "val_split", "class_map", "exclude_list", "demo", "output", "experiment",
+    # Where things lie, and what is said and kept; the data have an entry of their own.
+    "num_classes", "data_dir", "train_split", "val_split", "class_map", "exclude_list", "demo", "output", "experiment",
     "log_interval", "checkpoint_hist", "checkpoint_steps", "log_wandb", "wandb_project", "wandb_tags",
     "wandb_resume_id",
     # How the run is continued, and when it gives up.
-    "resume", "auto_resume", "resume_relaxed", "nonfinite_limit", "max_bad_fraction",
+    "resume", "auto_resume", "resume_relaxed", "nonfinite_limit", "on_bad_image",
+    "max_bad_fraction",
     # How fast it goes, and what is only looked at.
     "workers", "dali_prefetch", "device", "dali_device", "synchronize_step", "local_rank", "val_interval",
     "validation_batch_size", "eval_metric", "eval_only", "bench_steps",
@@ -27,7 +32,26 @@ _FREE = (
 """Settings that change no weight, or whose effect has an entry of its own."""
 
 
-def fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+def identity(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+    """What a checkpoint says of the run it belongs to; plain types.
+
+    "fingerprint" must be equal for an exact continuation, "computed_by" should be, "launcher" tells a restart by
+    torchrun from another run.
+    """
+    return {
+        "fingerprint": _fingerprint(args, data, loaders, world),
+        "computed_by": {
+            "torch": str(torch.__version__),
+            "DALI": nvidia.dali.__version__,
+            "timm": timm.__version__,
+            "dali_mix": dali_mix.__version__,
+            "device": world.device.type,
+        },
+        "launcher": _launcher(),
+    }
+
+
+def _fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """Everything that decides the weights, by name; plain types."""
     settings = {name: value for name, value in plain_settings(args).items() if name not in _FREE}
     train = data.train
@@ -37,11 +61,6 @@ def fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: W
         "ranks": world.size,
         "DALI backend": loaders.backend,
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what computes; other versions may round otherwise."""
-    return {"torch": str(torch.__version__), "DALI": nvidia.dali.__version__, "timm": timm.__version__}
 
 
 def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
@@ -57,3 +76,17 @@ def _shown(name: str) -> str:
         if name not in ("training images", "training data", "ranks", "DALI backend")
         else name
     )
+
+
+def _launcher() -> str:
+    """Which torchrun started this process; the same after it has replaced its ranks, "" without one."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name is None:
+        return ""
+    parent = os.getppid()
+    try:
+        started = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        started = ""
+    # "none" is the name of every torchrun that was given none.
+    return f"{socket.gethostname()} {parent} {started}" if name == "none" else name
