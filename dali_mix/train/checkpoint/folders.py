@@ -58,8 +58,15 @@ def find_folders(args: argparse.Namespace) -> list[Path]:
         return []
     found = [match for name in names if (match := pattern.fullmatch(name))]
     found.sort(key=lambda match: (match[1], int(match[2] or 0)), reverse=True)
-    # "vit-2" may be the third run called "vit", or the first called "vit-2".
-    return [folder for match in found if _name_of(folder := parent / match[0]) == args.experiment]
+    folders = {parent / match[0]: match[2] is not None for match in found}
+    return [folder for folder, numbered in folders.items() if _is_of(folder, args.experiment, numbered)]
+
+
+def _is_of(folder: Path, experiment: str, numbered: bool) -> bool:
+    """Whether a folder is of a run of this name: "vit-2" may be the third called "vit", or the first "vit-2"."""
+    name = _name_of(folder)
+    # One that bears just the name may have been renamed by hand.
+    return name == experiment or (name is not None and bool(experiment) and not numbered)
 
 
 def _label(args: argparse.Namespace) -> str:
