@@ -15,5 +15,6 @@ from dali_mix.data.normalize import normalized_outputs as normalized_outputs
 from dali_mix.data.source import feed_images as feed_images
 from dali_mix.data.source import read_images as read_images
 from dali_mix.data.source import scheduled_size as scheduled_size
+from dali_mix.data.tolerant import LEFT_OUT as LEFT_OUT
 from dali_mix.data.tolerant import BadImage as BadImage
 from dali_mix.data.tolerant import TolerantLoader as TolerantLoader

@@ -11,6 +11,9 @@ from dali_mix.errors import DataError
 
 _log = logging.getLogger(__name__)
 
+BAD_FILES = "bad_files.txt"
+"""Name of the list in a run's folder."""
+
 _SHOWN = 10
 """Files that a message names; the list has all."""
 

@@ -15,6 +15,7 @@ from dali_mix.data import Batch, TolerantLoader
 from dali_mix.data.changes import FolderWatch
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
+from dali_mix.train.bad_files import BAD_FILES
 from dali_mix.train.building import build_trainer, describe
 from dali_mix.train.checkpoint.folders import CHECKPOINTS
 from dali_mix.train.checkpoint.resume import Start
@@ -117,7 +118,7 @@ class Epochs:
         args, world, start = self._args, self._world, self._start
         folder = RunFolder(args, self._data.num_classes, self._data.val.classes, start) if world.is_main else None
         if folder:
-            self._loaders.bad_files.write_to(folder.path / "bad_files.txt")
+            self._loaders.bad_files.write_to(folder.path / BAD_FILES)
         store = CheckpointStore(folder.path / CHECKPOINTS, args.checkpoint_hist) if folder else None
         self._saver = Saver(self.trainer, store, self._facts, args.checkpoint_steps)
         if start.checkpoint is not None and start.exact:

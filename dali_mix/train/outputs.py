@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 from dali_mix.errors import ConfigError
+from dali_mix.train.bad_files import BAD_FILES
 from dali_mix.train.checkpoint.folders import make_folder
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.config.files import plain_settings
@@ -148,6 +149,9 @@ class RunFolder:
             ("weights", " and ".join(str(path) for path in self._weights())),
             ("per epoch", f"{self.path / 'summary.csv'}, curves.png"),
         ]
+        bad_files = self.path / BAD_FILES
+        if bad_files.exists():
+            lines.append(("bad images", f"{len(bad_files.read_text().splitlines())} replaced, see {bad_files}"))
         if (self.path / "preview.png").exists():
             lines.append(("preview", str(self.path / "preview.png")))
         return lines

@@ -31,8 +31,9 @@ def listed(folder):
 
 def test_one_bad_file_never_stops_a_run(train, data, tmp_path):
     (bad,) = spoil(data, "train", 20)
-    code, _, err = train("--experiment", "run", "--smmix", "--mixup", 0.8, data=data)
+    code, out, err = train("--experiment", "run", "--smmix", "--mixup", 0.8, data=data)
     assert code == 0, err
+    assert re.search(r"bad images +1 replaced, see \S+/run/bad_files.txt", out)
     assert err.count(f"{bad} is replaced: ") == 1
     assert listed(tmp_path / "run") == [str(bad)]
     # The list is one that leaves them out.
