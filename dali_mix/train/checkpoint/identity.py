@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import nvidia.dali
 import timm
 import torch
 
-import dali_mix
 from dali_mix.train.config.files import plain_settings
 from dali_mix.train.datasets import Data, Loaders
 from dali_mix.train.distributed import World
@@ -44,11 +44,18 @@ def identity(args: argparse.Namespace, data: Data, loaders: Loaders, world: Worl
             "torch": str(torch.__version__),
             "DALI": nvidia.dali.__version__,
             "timm": timm.__version__,
-            "dali_mix": dali_mix.__version__,
+            "dali_mix": _own_version(),
             "device": world.device.type,
         },
         "launcher": _launcher(),
     }
+
+
+def _own_version() -> str:
+    try:
+        return version("dali_mix")
+    except PackageNotFoundError:  # a source tree that was never installed
+        return ""
 
 
 def _fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:

@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
-from dali_mix.train import run
+from dali_mix.train import run as run_module
+from dali_mix.train.checkpoint.store import Position
+from dali_mix.train.epochs import Epochs
 from tests.hostile import KINDS, ONLY_SOME_CROPS, REPLACED, spoil_listed, write_hostile
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import RICH, assert_same_result, cut_off
@@ -80,35 +82,34 @@ def test_a_bad_validation_image_does_not_count(train, data, tmp_path):
     assert without == excluded
 
 
-@pytest.mark.parametrize("position", [(0, 0), (0, 3), (1, 2), (2, 0)])
-def test_a_run_with_bad_files_continues_exactly(train, data, tmp_path, position):
-    """Before and after the files are met; each is met once, and reported once in each process."""
-    from dali_mix.train.checkpoint.store import Position
-
+def test_a_run_with_bad_files_continues_exactly(train, data, tmp_path):
+    """Before and after the files are met; each is met once, and reported once in each run."""
     bad = spoil(data, "train", 0, 3)
     flags = [*RICH, "--max-bad-fraction", 0.1]
     code, _, err = train(*flags, "--experiment", "whole", data=data)
     assert code == 0, err
     assert err.count("is replaced") == 3
-    cut_off(tmp_path / "whole", tmp_path / "run", Position(*position))
-    code, _, err = train(*flags, "--experiment", "run", "--auto-resume", data=data)
-    assert code == 0, err
-    assert "is replaced" not in err  # bad_files.txt of the run names them already
-    assert sorted(listed(tmp_path / "run")) == sorted(map(str, bad))
-    assert_same_result(tmp_path / "run", tmp_path / "whole")
+    for position in (Position(0, 0), Position(0, 3), Position(1, 2)):
+        run = tmp_path / f"run-at-{position.epoch}-{position.batch}"
+        cut_off(tmp_path / "whole", run, position)
+        code, _, err = train(*flags, "--experiment", run.name, "--auto-resume", data=data)
+        assert code == 0, err
+        assert "is replaced" not in err  # bad_files.txt of the run names them already
+        assert sorted(listed(run)) == sorted(map(str, bad))
+        assert_same_result(run, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_every_kind_of_hostile_file_trains_to_the_end(train, data, tmp_path, monkeypatch, split):
     paths = write_hostile(data / split / "apple_dots")
-    original = run.open_data
+    original = run_module.open_data
 
     def open_data(*args):
         opened = original(*args)
         spoil_listed(paths)  # files that vanish or change once they are listed
         return opened
 
-    monkeypatch.setattr(run, "open_data", open_data)
+    monkeypatch.setattr(run_module, "open_data", open_data)
     flags = ["--experiment", "run", "--cutmix", 1, "--max-bad-fraction", 0.9, "--epochs", 3, "--smmix"]
     code, _, err = train(*flags, data=data)
     assert code == 0, err
@@ -131,8 +132,6 @@ def test_two_ranks_name_a_file_once(tmp_path, data):
 
 
 def test_a_data_set_that_changes_is_noticed_at_the_next_epoch(train, data, tmp_path, monkeypatch):
-    from dali_mix.train.epochs import Epochs
-
     original = Epochs._one_epoch
 
     def one_epoch(self, epoch, *args):
