@@ -47,22 +47,8 @@ def test_whatever_keeps_a_state_is_continued(train, tmp_path, defaults, flags):
 @pytest.mark.distributed
 def test_two_ranks_with_batch_norm_continue_exactly(tmp_path, image_folder):
     """Each has statistics of its own until the epoch ends."""
-    flags = [
-        *CNN,
-        "-b",
-        5,
-        "--epochs",
-        2,
-        "--cutmix",
-        1,
-        "--checkpoint-steps",
-        1,
-        "--checkpoint-hist",
-        100,
-        "--no-ddp-bb",
-        "--model-ema",
-    ]
-    flags += ["--data-dir", image_folder, "--output", tmp_path]
+    own = "-b 5 --epochs 2 --cutmix 1 --checkpoint-steps 1 --checkpoint-hist 100 --no-ddp-bb --model-ema".split()
+    flags = [*CNN, *own, "--data-dir", image_folder, "--output", tmp_path]
     result = run_command(*flags, "--experiment", "whole", ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     cut_off(tmp_path / "whole", tmp_path / "run", Position(0, 4))
