@@ -28,6 +28,16 @@ What all pipelines here and in ``pipelines.cifar`` take:
     num_threads: DALI's CPU threads; 4 to 8 per GPU are enough.
     prefetch_queue_depth: batches prepared ahead.
     shard_id, num_shards: rank and world size.
+
+What training pipelines take besides, as far as they have it:
+
+    choices: probability per batch of "cutmix", "mixup" and "smmix"; the rest is left unmixed.
+    cutmix_alpha, mixup_alpha: parameters of the Beta distributions.
+    mode: "batch", "pair" or "elem": who shares a draw; pairs are i and B-1-i in mode "pair".
+    minmax: smallest and largest side of CutMix's box as shares of the image's, instead of ``cutmix_alpha``.
+    smoothing: label smoothing in [0, 1].
+    seed: for crops, flips and mixing; ``shard_id`` is added, so that ranks differ.
+    branch_seed: for the shuffle and the choice of the branch; equal on all ranks.
 """
 
 from __future__ import annotations
@@ -97,19 +107,12 @@ def imagenet_train(
     """The training pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="drop"``.
 
     Args:
-        choices: probability per batch of "cutmix", "mixup" and "smmix"; the rest is left unmixed.
         img_size: side in pixels, or a function of epoch and batch, both counted from 0, for sizes that change.
-        cutmix_alpha, mixup_alpha: parameters of the Beta distributions.
-        mode: "batch", "pair" or "elem": who shares a draw; pairs are i and B-1-i in mode "pair".
-        minmax: smallest and largest side of CutMix's box as shares of the image's, instead of ``cutmix_alpha``.
-        smoothing: label smoothing in [0, 1].
         scale, ratio: area and aspect ratio of the random crop.
         train_crop_mode: "rrc", the random resized crop; timm's other modes are not available.
         no_aug: resize and crop the centre instead; the rest of the augmentation is ``augmentation``.
         hflip: probability of a horizontal flip, where ``augmentation`` is None.
         augmentation: what happens to each image, flips included; None for ``Augmentation(hflip=hflip)``.
-        seed: for crops, flips and mixing; ``shard_id`` is added, so that ranks differ.
-        branch_seed: for the shuffle and the choice of the branch; equal on all ranks.
         others: see the top of this file.
 
     Returns:

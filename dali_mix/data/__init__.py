@@ -7,6 +7,7 @@ from dali_mix.data.decode import random_resized_crop as random_resized_crop
 from dali_mix.data.decode import resize_center_crop as resize_center_crop
 from dali_mix.data.device import select_backend as select_backend
 from dali_mix.data.folder import ImageFolder as ImageFolder
+from dali_mix.data.folder import find_split as find_split
 from dali_mix.data.folder import scan_image_folder as scan_image_folder
 from dali_mix.data.loader import Batch as Batch
 from dali_mix.data.loader import MixLoader as MixLoader

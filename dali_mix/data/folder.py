@@ -79,6 +79,16 @@ class ImageFolder:
         return ImageFolder(self.root, files, tuple(self.labels[index] for index in kept), self.classes)
 
 
+SPLIT_NAMES = {"validation": ("val", "valid", "validation"), "train": ("train", "training")}
+"""Names of splits, and those of their folders, which timm takes for one another (``timm/data/dataset_factory.py``)."""
+
+
+def find_split(data_dir: Path, name: str) -> Path:
+    """The folder of a split; where it is absent one of the names that mean the same, where all are the usual one."""
+    usual = SPLIT_NAMES.get(name, (name,))
+    return next((data_dir / other for other in (name, *usual) if (data_dir / other).is_dir()), data_dir / usual[0])
+
+
 def scan_image_folder(root: str | Path, classes: Sequence[str] | None = None) -> ImageFolder:
     """List an image folder as torchvision's ``ImageFolder`` does: same files, same labels.
 
@@ -121,8 +131,11 @@ def scan_image_folder(root: str | Path, classes: Sequence[str] | None = None) ->
             f"{unknown[0]!r}; both must use the same class names"
         )
     class_to_index = {name: index for index, name in enumerate(names)}
+    above = (os.path.realpath(root),)
     samples = [
-        (path, class_to_index[name]) for name in sorted(class_to_index) for path in _list_images(str(root / name))
+        (path, class_to_index[name])
+        for name in sorted(class_to_index)
+        for path in _list_images(str(root / name), above)
     ]
     if not samples:
         raise ConfigError(
@@ -132,9 +145,9 @@ def scan_image_folder(root: str | Path, classes: Sequence[str] | None = None) ->
     return ImageFolder(root, files, labels, names)
 
 
-def _list_images(folder: str) -> list[str]:
+def _list_images(folder: str, above: tuple[str, ...]) -> list[str]:
     """Images in a folder and those below it, in torchvision's order; none if there is no such folder."""
-    found = sorted(_walk(folder, ()))
+    found = sorted(_walk(folder, above))
     return [os.path.join(place, name) for place, names in found for name in sorted(names)]
 
 

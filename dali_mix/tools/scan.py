@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from dali_mix.data import scan_image_folder
+from dali_mix.data import find_split, scan_image_folder
+from dali_mix.data.folder import SPLIT_NAMES
 from dali_mix.data.probe import probe_images
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.tools.scan_findings import Findings, Split, find_ignored
@@ -24,9 +25,6 @@ _PROG = "dali-mix scan"
 
 _SAY_EVERY_S = 30
 """How often a line tells the progress where there is no terminal for a bar."""
-
-_OTHER_NAMES = {"validation": ("val", "valid"), "train": ("training",)}
-"""Names of a split's folder that the trainer takes for another one's, after that one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +83,11 @@ def _list_files(args: argparse.Namespace) -> Findings:
     root = Path(os.path.abspath(args.dir.expanduser()))
     folders = []
     for name in (args.train_split, args.val_split):
-        candidates = [root / candidate for candidate in (name, *_OTHER_NAMES.get(name, ()))]
-        folder = next((path for path in candidates if path.is_dir()), None)
-        if folder is None and name not in _OTHER_NAMES:
-            raise ConfigError(f"{root / name} does not exist; leave the flag out, or name a sub-folder of {root}")
-        folders += [folder] if folder else []
+        folder = find_split(root, name)
+        if folder.is_dir():
+            folders.append(folder)
+        elif name not in SPLIT_NAMES:
+            raise ConfigError(f"{folder} does not exist; leave the flag out, or name a sub-folder of {root}")
     base = root
     # A folder of images called "train" may as well be a class of a single split.
     if not any(_has_folder(folder) for folder in folders):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from dali_mix.data import BadImage, ImageFolder
 from dali_mix.errors import DataError
@@ -13,6 +15,9 @@ _log = logging.getLogger(__name__)
 
 BAD_FILES = "bad_files.txt"
 """Name of the list in a run's folder."""
+
+_ANY_NAME: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""File names need not be text."""
 
 _SHOWN = 10
 """Files that a message names; the list has all."""
@@ -31,7 +36,7 @@ class BadFiles:
         self._max_fraction = max_fraction
         self._known: set[str] = set()
         self._new: list[BadImage] = []
-        self._folders: list[ImageFolder] = []
+        self._sizes: dict[Path, int] = {}
         self._list: Path | None = None
 
     def reporter(self, folder: ImageFolder) -> Callable[[BadImage], None]:
@@ -40,13 +45,13 @@ class BadFiles:
         Raises:
             DataError: when called, if the run must stop.
         """
-        self._folders.append(folder)
+        self._sizes[folder.root] = len(folder)
         return self._report
 
     def write_to(self, path: Path) -> None:
         """Name the files in a list, which ``--exclude-list`` takes; what it names already is not said again."""
         if path.exists():
-            self._known.update(path.read_text().splitlines())
+            self._known.update(path.read_text(**_ANY_NAME).splitlines())
         self._list = path
 
     def take_over(self, images: Iterable[BadImage]) -> None:
@@ -67,10 +72,11 @@ class BadFiles:
         for image in images:
             if image.path not in self._known:
                 self._known.add(image.path)
-                _log.warning("%s is replaced: %s", image.path, image.reason)
+                shown = os.fsencode(image.path).decode(errors="backslashreplace")
+                _log.warning("%s is replaced: %s", shown, image.reason)
                 self._append(image.path)
-        for folder in self._folders:
-            self._check(folder)
+        for root, size in self._sizes.items():
+            self._check(root, size)
 
     def _report(self, image: BadImage) -> None:
         if self._stop_at_once:
@@ -85,19 +91,18 @@ class BadFiles:
         if self._list is None:
             return
         try:
-            with self._list.open("a") as file:
+            with self._list.open("a", **_ANY_NAME) as file:
                 file.write(f"{path}\n")
         except OSError as error:
             _log.warning("%s cannot be written: %s", self._list, error.strerror)
 
-    def _check(self, folder: ImageFolder) -> None:
-        root = f"{folder.root}/"
-        found = sorted(path for path in self._known if path.startswith(root))
-        if len(found) <= max(1, self._max_fraction * len(folder)):
+    def _check(self, root: Path, size: int) -> None:
+        found = sorted(path for path in self._known if path.startswith(f"{root}/"))
+        if len(found) <= max(1, self._max_fraction * size):
             return
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         where = f"; all are in {self._list}" if self._list else ""
         raise DataError(
-            f"{len(found)} of {len(folder)} images in {folder.root} cannot be used, more than --max-bad-fraction "
+            f"{len(found)} of {size} images in {root} cannot be used, more than --max-bad-fraction "
             f"{self._max_fraction:g} allows: {shown}{where}; dali-mix scan finds all such files"
         )

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from dali_mix.data import Augmentation, Batch, ImageFolder, TolerantLoader, scan_image_folder
+from dali_mix.data import Augmentation, Batch, ImageFolder, TolerantLoader, find_split, scan_image_folder
 from dali_mix.data.synthetic import write_synthetic_folder
 from dali_mix.errors import ConfigError
 from dali_mix.train.bad_files import BadFiles
@@ -24,9 +24,6 @@ from dali_mix.train.sizes import SizeSchedule
 PipelineFactory: TypeAlias = Callable[..., Any]  # a DALI Pipeline, which has no types
 Pipelines: TypeAlias = Mapping[str, tuple[PipelineFactory, PipelineFactory]]
 """Name for ``--pipeline`` to what makes the training and the validation pipeline."""
-
-_SPLIT_NAMES = {"validation": ("val", "valid", "validation"), "train": ("train", "training")}
-"""Folder names that timm takes for one another (``timm/data/dataset_factory.py``)."""
 
 _SEED_PER_EPOCH = 10_007
 """Added to the seeds for each epoch before a pipeline's first, so that a later one does not repeat the first epochs."""
@@ -55,9 +52,9 @@ def open_data(args: argparse.Namespace, world: World) -> Data:
     if not data_dir.is_dir():
         raise ConfigError(f"--data-dir {data_dir} does not exist; give a folder with train/ and val/")
     classes = _read_lines(Path(args.class_map)) if args.class_map else None
-    train_dir = _split_folder(data_dir, args.train_split)
+    train_dir = find_split(data_dir, args.train_split)
     train = None if args.eval_only and not train_dir.is_dir() else scan_image_folder(train_dir, classes)
-    val = scan_image_folder(_split_folder(data_dir, args.val_split), train.classes if train else classes)
+    val = scan_image_folder(find_split(data_dir, args.val_split), train.classes if train else classes)
     listed = (train, val) if train else (val,)
     if args.exclude_list:
         excluded = _read_lines(args.exclude_list)
@@ -82,14 +79,6 @@ def _write_demo_data(output: Path, world: World) -> Path:
             raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
     world.wait()
     return folder
-
-
-def _split_folder(data_dir: Path, name: str) -> Path:
-    """The folder of a split; where it is absent, one of the names that mean the same."""
-    for candidate in (name, *_SPLIT_NAMES.get(name, ())):
-        if (data_dir / candidate).is_dir():
-            return data_dir / candidate
-    return data_dir / (_SPLIT_NAMES.get(name) or (name,))[0]
 
 
 def _read_lines(path: Path) -> list[str]:

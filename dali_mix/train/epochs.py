@@ -20,7 +20,7 @@ from dali_mix.train.building import build_trainer, describe
 from dali_mix.train.checkpoint.folders import CHECKPOINTS
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.checkpoint.saver import Saver
-from dali_mix.train.checkpoint.state import load_own, load_shared, load_weights, read_facts, read_rank, read_shared
+from dali_mix.train.checkpoint.state import load_modules, load_own, load_shared, read_rank, read_shared
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.datasets import Data, IdleLoader, Loaders
 from dali_mix.train.distributed import World
@@ -68,7 +68,10 @@ class Epochs:
         self._args, self._world, self._data = args, world, data
         self._loaders, self._validation, self._start = loaders, validation, start
         self._facts = dict(identity)
-        self._training = self._open_training(start.position.epoch, self._first_epoch(start))
+        # Where mixing ends it takes another loader than the one that the checkpoint holds.
+        mixing_ends = start.position == Position(args.mixup_off_epoch, 0)
+        first_epoch = start.position.epoch if mixing_ends else start.first_epoch
+        self._training = self._open_training(start.position.epoch, first_epoch)
         self.trainer, self._epochs = build_trainer(args, world, model, stage, len(self._training))
         self._request = StopRequest()
         self._tally = Tally()
@@ -178,7 +181,7 @@ class Epochs:
             progress.epoch_done(row)
         self._tally = Tally()
         if not self.trainer.skipped:
-            self._saver.save(Position(epoch + 1, 0), self._training, self._tally, self._rows)
+            self._save(Position(epoch + 1, 0))
         for found in world.gather(bad_files.new()) or []:
             bad_files.add(found)  # which may end the run, so the epoch is saved first
 
@@ -232,11 +235,14 @@ class Epochs:
         if stop:
             self._stop(epoch)
         if self._saver.due:
-            self._saver.save(Position(epoch, tally.batches), self._training, tally, self._rows)
+            self._save(Position(epoch, tally.batches))
+
+    def _save(self, position: Position) -> bool:
+        return self._saver.save(position, self._training, self._tally, self._rows)
 
     def _stop(self, epoch: int) -> None:
         """Write a checkpoint and leave."""
-        saved = self._saver.save(Position(epoch, self._tally.batches), self._training, self._tally, self._rows)
+        saved = self._save(Position(epoch, self._tally.batches))
         self._world.wait()  # the launcher ends all ranks when the first is gone
         last = self._saver.last
         where = f"epoch {epoch + 1}, after {self._tally.batches} of {len(self._training)} batches"
@@ -258,12 +264,6 @@ class Epochs:
     def _images(self, steps: int) -> int:
         return steps * self._args.batch_size * self._world.size
 
-    def _first_epoch(self, start: Start) -> int:
-        """For which epoch the loader that is needed now was, or is to be, made."""
-        if start.checkpoint is None or not start.exact or start.position == (self._args.mixup_off_epoch, 0):
-            return start.position.epoch
-        return int(read_facts(start.checkpoint)["first_epoch"])
-
     def _open_training(self, epoch: int, first_epoch: int) -> TolerantLoader:
         off: int = self._args.mixup_off_epoch
         self._facts["first_epoch"] = first_epoch
@@ -275,7 +275,7 @@ class Epochs:
         shared = read_shared(start.checkpoint)
         trainer, (epoch, batch) = self.trainer, start.position
         try:
-            load_weights(start.checkpoint, trainer)
+            load_modules(start.checkpoint, trainer)
             load_shared(shared, trainer, exact=start.exact)
         except CheckpointError as error:
             raise ConfigError(f"{start.checkpoint} cannot be continued: {error}") from error
@@ -287,6 +287,6 @@ class Epochs:
         self._own = read_rank(start.checkpoint, self._world.rank)
         if batch:
             self._tally = Tally.from_state(self._own["tally"])
-        if self._facts["first_epoch"] == read_facts(start.checkpoint)["first_epoch"]:
+        if self._facts["first_epoch"] == start.first_epoch:
             self._training.load_state_dict(self._own["loader"])
             self._loaders.bad_files.take_over(self._training.bad_images)

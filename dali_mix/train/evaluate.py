@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from timm.task import ClassificationEvaluator
+from torch import nn
 
 from dali_mix.data import Batch
 from dali_mix.train.distributed import World
@@ -34,28 +34,18 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # exact for counts up to 2**53
+    evaluator = ClassificationEvaluator(world.device)
     for batch in batches:
         if not len(batch.labels):
             continue
         batch = batch.to(world.device)
         with autocast():
             logits = model(batch.images)
-        sums += _sums(logits.float(), batch.labels)
+        counted = batch.labels >= 0
+        evaluator.update(logits[counted], batch.labels[counted])
     model.train(was_training)
-    images, loss, top1, top5 = world.reduce_sum(sums).tolist()
-    count = images or math.nan
-    return {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count, "images": images}
-
-
-def _sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Images, their loss, and how many are right at once and among the first five: float64 (4,).
-
-    Nothing here waits for the device, as picking rows by a mask would.
-    """
-    counted = labels >= 0
-    classes = labels.clamp(min=0)
-    loss = functional.cross_entropy(logits, classes, reduction="none")
-    right = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == classes[:, None]
-    rows = torch.stack([torch.ones_like(loss), loss, right[:, 0].float(), right.any(dim=-1).float()])
-    return rows.double().where(counted, 0.0).sum(dim=-1)
+    metrics = dict(evaluator.compute(distributed=world.size > 1))
+    images = float(world.reduce_sum(evaluator.counts[0].clone()))
+    if not images:
+        metrics = dict.fromkeys(metrics, math.nan)
+    return metrics | {"images": images}

@@ -87,6 +87,7 @@ class Trainer:
         self, loader: TolerantLoader, epoch: int, progress: Progress, tally: Tally, max_steps: int | None = None
     ) -> None:
         """Train for the rest of an epoch, or of its first ``max_steps`` batches, and add it up in ``tally``."""
+        tally.start()
         self.step.train()
         self.updater.optimizer.zero_grad(set_to_none=True)
         steps = min(len(loader), max_steps or len(loader))
@@ -101,7 +102,8 @@ class Trainer:
             first, last = self._group(index, steps)
             if index == first:
                 losses, smmix = [], 0
-                self._statistics.keep()
+                if self.nonfinite_limit:
+                    self._statistics.keep()
             losses.append(self._train_batch(batch, square, last - first, index == last - 1))
             count = len(batch.labels) * self.world.size
             tally.add_batch(count)

@@ -41,10 +41,7 @@ class RunFolder:
     Later, when results of hours are at stake, a folder that can no longer be written is a warning, not an error.
     """
 
-    def __init__(
-        self, args: argparse.Namespace, num_classes: int, classes: tuple[str, ...], start: Start | None = None
-    ) -> None:
-        start = start or Start()
+    def __init__(self, args: argparse.Namespace, num_classes: int, classes: tuple[str, ...], start: Start) -> None:
         self._args = args
         self._warned = False
         self.path = start.folder or make_folder(args)
@@ -151,7 +148,8 @@ class RunFolder:
         ]
         bad_files = self.path / BAD_FILES
         if bad_files.exists():
-            lines.append(("bad images", f"{len(bad_files.read_text().splitlines())} replaced, see {bad_files}"))
+            count = bad_files.read_bytes().count(b"\n")
+            lines.append(("bad images", f"{count} replaced, see {bad_files}"))
         if (self.path / "preview.png").exists():
             lines.append(("preview", str(self.path / "preview.png")))
         return lines

@@ -46,6 +46,10 @@ class Tally:
     sums: Tensor = field(default_factory=lambda: torch.zeros(len(StepLosses._fields), dtype=torch.float64))
     _start: float = field(default_factory=time.perf_counter)
 
+    def start(self) -> None:
+        """Let the time run from here; what was set up or saved before is not the epoch's."""
+        self._start = time.perf_counter()
+
     def add_batch(self, images: int) -> None:
         """Count a batch of so many images on all ranks."""
         self.batches += 1

@@ -47,3 +47,10 @@ def test_unusable_folders(tmp_path, paths, classes, message):
     make(tmp_path, *paths)
     with pytest.raises(ConfigError, match=message):
         scan_image_folder(tmp_path / "images", classes)
+
+
+def test_a_link_from_a_class_to_the_whole_folder_is_not_followed(tmp_path):
+    """It would list every image of the set once more, under that one class."""
+    before = scan_image_folder(make(tmp_path, "a/1.jpg", "b/2.jpg"))
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert scan_image_folder(tmp_path) == before

@@ -18,7 +18,6 @@ from dali_mix.train.distributed import World
 
 _log = logging.getLogger(__name__)
 
-
 _BEGINNING = Position(0, 0)
 
 
@@ -32,6 +31,7 @@ class Start:
         exact: False takes the weights and the optimizer from the checkpoint, and begins its epoch anew.
         position: first thing to do.
         rows: of the summary, of the epochs before.
+        first_epoch: for which the training loader of the checkpoint was made.
     """
 
     folder: Path | None = None
@@ -39,6 +39,7 @@ class Start:
     exact: bool = True
     position: Position = _BEGINNING
     rows: list[dict[str, float]] = field(default_factory=list)
+    first_epoch: int = 0
 
 
 def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> Start:
@@ -85,8 +86,7 @@ def _continue_run(args: argparse.Namespace, own: dict[str, Any], *, of_launcher:
         if newest is None:
             unused = unused or folder  # it was stopped before its first step
             continue
-        unlike = _differences(newest, own)
-        if unlike and not args.experiment:
+        if not args.experiment and (unlike := _differences(newest, own)):
             misfit = misfit or f"{folder}: {'; '.join(unlike)}"
             continue
         hold(folder)
@@ -148,7 +148,7 @@ def _exactly(folder: Path | None, path: Path, facts: dict[str, Any], own: dict[s
     if changed:
         _log.warning("not computed as before, so results may differ in the last bits: %s", ", ".join(changed))
     _log.info("continuing %s exactly, at %s", path, position)
-    return Start(folder, path, True, position, facts["rows"])
+    return Start(folder, path, True, position, facts["rows"], facts["first_epoch"])
 
 
 def _otherwise(args: argparse.Namespace, path: Path, facts: dict[str, Any], unlike: list[str]) -> Start:
@@ -164,4 +164,4 @@ def _otherwise(args: argparse.Namespace, path: Path, facts: dict[str, Any], unli
     repeated = f"its {batch} batches that are trained already are repeated" if batch else "nothing is repeated"
     _log.warning("continuing %s with other settings (%s): epoch %d begins anew, %s", path, "; ".join(unlike), epoch + 1,
                  repeated)  # fmt: skip
-    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch])
+    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch], first_epoch=epoch)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from dali_mix.data import TolerantLoader
 from dali_mix.train.checkpoint.state import check, own_state, rank_file, shared_files
@@ -99,7 +100,7 @@ class Saver:
         facts = {"position": list(position), "batches": len(loader), "rows": rows}
         files = shared_files(trainer, self._facts | facts)
         for rank, content in enumerate(everyone):
-            files[rank_file(rank)] = partial(bytes, content)
+            files[rank_file(rank)] = partial(bytes, content)  # the very same bytes
         path = self._store.save(position, files)
         if not self._proved:
             self._prove(path)
@@ -119,6 +120,6 @@ class Saver:
 
     def _check_weights(self, position: Position) -> None:
         # Equal on all ranks, which therefore decide alike.
-        total = torch.stack([parameter.detach().double().sum() for parameter in self._trainer.model.parameters()])
-        if not total.isfinite().all():
+        weights = [parameter.detach() for parameter in self._trainer.model.parameters()]
+        if not nn.utils.get_total_norm(weights, norm_type=math.inf).isfinite():
             raise TrainingError(f"the weights are not finite after {position}, so they are not saved; lower --lr")

@@ -109,7 +109,7 @@ def rank_file(rank: int) -> str:
     return f"rank-{rank}.pt"
 
 
-def load_weights(path: Path, trainer: Trainer) -> None:
+def load_modules(path: Path, trainer: Trainer) -> None:
     """Weights and moving average of a checkpoint.
 
     Raises:

@@ -114,8 +114,8 @@ class CheckpointStore:
             return path
         return None
 
-    def set_aside(self, newer_than: Path | None) -> None:
-        """Rename the checkpoints that are newer than one, so that their numbers are free again; without one, all."""
+    def set_aside(self, newer_than: Path) -> None:
+        """Rename the checkpoints that are newer than one, so that their numbers are free again."""
         for path in self.all().values():
             if path == newer_than:
                 return

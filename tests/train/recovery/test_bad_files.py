@@ -1,11 +1,14 @@
 """Files that cannot be decoded: the run goes on, names them once, and stops when there are too many."""
 
+import os
 import re
 import shutil
 
 import pytest
 
+from dali_mix.data import BadImage, ImageFolder
 from dali_mix.train import run as run_module
+from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.checkpoint.store import Position
 from dali_mix.train.epochs import Epochs
 from tests.hostile import KINDS, ONLY_SOME_CROPS, REPLACED, spoil_listed, write_hostile
@@ -145,3 +148,18 @@ def test_a_data_set_that_changes_is_noticed_at_the_next_epoch(train, data, tmp_p
     assert err.count("has changed since the run began: 1 file is gone") == 1
     assert "epoch 2: " in err
     assert len(listed(tmp_path / "run")) == 1
+
+
+def test_a_name_that_is_no_text_is_listed_all_the_same(tmp_path):
+    """Linux takes any bytes for a name; writing such a one must not end a run."""
+    folder = ImageFolder(tmp_path, ("a",) * 10, (0,) * 10, ("a",))
+    bad_files = BadFiles("replace", 1.0)
+    report = bad_files.reporter(folder)
+    bad_files.write_to(tmp_path / "bad_files.txt")
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/a/caf\xe9.jpg")
+    report(BadImage(path, "truncated"))
+    assert (tmp_path / "bad_files.txt").read_bytes() == os.fsencode(path) + b"\n"
+    again = BadFiles("replace", 1.0)
+    again.write_to(tmp_path / "bad_files.txt")
+    again.add([BadImage(path, "truncated")])
+    assert (tmp_path / "bad_files.txt").read_bytes().count(b"\n") == 1

@@ -1,8 +1,10 @@
 """What goes wrong while it trains: numbers that are not finite, a disk that is full, a folder that is gone."""
 
+import csv
 import os
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -209,3 +211,14 @@ def test_a_run_whose_folder_is_removed_writes_it_anew(train, tmp_path, at_save):
         path.name for path in Path(tmp_path / "run").iterdir()
     }
     assert len(rows_of(tmp_path / "run")) == 2
+
+
+def test_a_slow_save_is_not_training_time(train, tmp_path, at_save):
+    """Speed and time of an epoch are those of the epoch, not of the checkpoint before it."""
+    at_save({1: lambda: time.sleep(4), 2: lambda: time.sleep(4)})
+    code, _, err = train("--experiment", "run")
+    assert code == 0, err
+    with (tmp_path / "run" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row["seconds"]) < 4 for row in rows)
+    assert all(float(row["img_per_s"]) > 70 / 4 for row in rows)
