@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dali_mix.errors import ConfigError, DataError
-from dali_mix.tools.bench import loader, step
+from dali_mix.tools.bench import loader, overhead, step
 from dali_mix.tools.bench.report import environment, format_table
 
-BENCHMARKS = {"loader": loader, "step": step}
+BENCHMARKS = {"loader": loader, "overhead": overhead, "step": step}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     print(format_table(record))
-    if "parts" in record:
-        print(step.format_details(record))
     return 0
 
 

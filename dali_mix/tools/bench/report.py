@@ -5,13 +5,32 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nvidia.dali
 import timm
 import torch
+import torchvision
 
 import dali_mix
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Fields:
+        key: of a figure of every alternative.
+        title: what the figure is, with its unit.
+        form: how its numbers are written, a format of Python's.
+    """
+
+    key: str
+    title: str
+    form: str
+
+
+SPEED_COLUMNS = (Column("per_s", "{unit}", ".0f"), Column("ratio", "time / {baseline}", ".3f"))
+"""Those of :func:`dali_mix.tools.bench.timing.summarise`; ``{name}`` stands for an entry of the record."""
 
 
 def environment() -> dict[str, Any]:
@@ -23,21 +42,29 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "dali": nvidia.dali.__version__,
         "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
         "timm": timm.__version__,
         "dali_mix": dali_mix.__version__,
     }
 
 
 def format_table(record: dict[str, Any]) -> str:
-    """The figures of a benchmark: one line per alternative, median and quartiles."""
-    width = max(map(len, record["results"]))
-    unit = record["unit"]
-    lines = [", ".join(f"{name} {value}" for name, value in record["environment"].items() if value is not None)]
-    lines.append(f"{'':<{width}}  {unit:>24}  {'time / ' + record['baseline']:>24}")
+    """The figures of a benchmark: one line per alternative, median and quartiles; then the lines that it adds.
+
+    Args:
+        record: "environment"; "results", for each alternative and each column's key a spread; "columns", else
+            :data:`SPEED_COLUMNS`, with the entries that their titles name; "lines", if any.
+    """
+    columns = [Column(*column) for column in record.get("columns", SPEED_COLUMNS)]
+    rows = [["", *(column.title.format_map(record) for column in columns)]]
     for name, figures in record["results"].items():
-        speed, ratio = figures["per_s"], figures["ratio"]
-        lines.append(f"{name:<{width}}  {_cell(speed, '.0f'):>24}  {_cell(ratio, '.3f'):>24}")
-    return "\n".join(lines)
+        rows.append([name, *(_cell(figures[column.key], column.form) for column in columns)])
+    name_width, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [", ".join(f"{name} {value}" for name, value in record["environment"].items() if value is not None)]
+    for name, *cells in rows:
+        padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append("  ".join([f"{name:<{name_width}}", *padded]))
+    return "\n".join([*lines, *record.get("lines", [])])
 
 
 def _cell(spread: dict[str, float], form: str) -> str:

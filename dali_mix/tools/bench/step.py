@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         "results", each also with "peak_memory_mib" (None on the CPU); "parts", for each of :data:`PARTS` the
-        median "ms" per step and the "share" of the step; "seconds" and "part_seconds", per round.
+        median "ms" per step and the "share" of the step; "lines" that say so; "seconds" and "part_seconds", per round.
     """
     _check(args)
     try:
@@ -78,18 +78,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             return _measure(_prepare(args, world), args)
     except torch.OutOfMemoryError as error:
         raise ConfigError(f"out of GPU memory: lower --batch-size {args.batch_size}") from error
-
-
-def format_details(record: Mapping[str, Any]) -> str:
-    """SMMix by part, and the peaks of memory where they were measured."""
-    lines = [f"{_BY_PART:<14}{'ms':>12}{'share of the step':>22}"]
-    for name, figures in record["parts"].items():
-        lines.append(f"{name:<14}{figures['ms']:>12.2f}{figures['share']['median']:>22.1%}")
-    lines.append("each part waits for the device; forward, with the losses, is the stage's time less probe and regions")
-    peaks = {name: figures["peak_memory_mib"] for name, figures in record["results"].items()}
-    if None not in peaks.values():
-        lines.append("peak memory in MiB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items()))
-    return "\n".join(lines)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -123,14 +111,28 @@ def _measure(steps: _Steps, args: argparse.Namespace) -> dict[str, Any]:
     for name, figures in results.items():
         figures["peak_memory_mib"] = max(peaks[name], default=None)
     part_seconds = dict(zip(PARTS, map(list, zip(*parts, strict=True)), strict=True))
+    summary = _summarise_parts(part_seconds, whole, args.steps)
     return {
         "unit": "img/s",
         "baseline": "mixup",
         "results": results,
-        "parts": _summarise_parts(part_seconds, whole, args.steps),
+        "parts": summary,
+        "lines": _lines(results, summary),
         "seconds": seconds,
         "part_seconds": part_seconds,
     }
+
+
+def _lines(results: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
+    """SMMix by part, and the peaks of memory where they were measured."""
+    lines = [f"{_BY_PART:<14}{'ms':>12}{'share of the step':>22}"]
+    for name, figures in parts.items():
+        lines.append(f"{name:<14}{figures['ms']:>12.2f}{figures['share']['median']:>22.1%}")
+    lines.append("each part waits for the device; forward, with the losses, is the stage's time less probe and regions")
+    peaks = {name: figures["peak_memory_mib"] for name, figures in results.items()}
+    if None not in peaks.values():
+        lines.append("peak memory in MiB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items()))
+    return lines
 
 
 def _summarise_parts(seconds: Mapping[str, list[float]], whole: Sequence[float], steps: int) -> dict[str, Any]:

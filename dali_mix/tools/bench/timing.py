@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+Figure = TypeVar("Figure")
 
-def interleave(alternatives: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each alternative in each round.
+
+def interleave(
+    alternatives: Mapping[str, Callable[[], Figure]], rounds: int, limit_s: float | None = None
+) -> dict[str, list[Figure]]:
+    """What each alternative returned in each round.
 
     Args:
-        alternatives: each call does its work once and returns the seconds that count.
+        alternatives: each call does its work once and returns what it measured, seconds for example.
         rounds: how often each is called; every second round runs in reverse order, so that none always follows
             the same neighbour.
+        limit_s: no round starts later than this many seconds after the call; the first one always does.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in alternatives}
+    figures: dict[str, list[Figure]] = {name: [] for name in alternatives}
     names = list(alternatives)
+    start = time.perf_counter()
     for index in tqdm(range(rounds), unit="round", disable=None, leave=False):
+        if index and limit_s is not None and time.perf_counter() - start > limit_s:
+            break
         for name in names if index % 2 == 0 else reversed(names):
-            seconds[name].append(alternatives[name]())
-    return seconds
+            figures[name].append(alternatives[name]())
+    return figures
 
 
-def summarise(seconds: Mapping[str, Sequence[float]], baseline: str, work: int) -> dict[str, Any]:
+def measure(
+    alternatives: Mapping[str, Callable[[], Figure]], rounds: int, limit_s: float | None = None
+) -> dict[str, list[Figure]]:
+    """The same after a round that does not count: the first of a process also loads libraries and fills caches.
+
+    Args:
+        alternatives: see :func:`interleave`.
+        rounds: that count.
+        limit_s: see :func:`interleave`; where it leaves time for the first round only, that one counts.
+    """
+    figures = interleave(alternatives, rounds + 1, limit_s)
+    return {name: values[1:] or values for name, values in figures.items()}
+
+
+def summarise(seconds: Mapping[str, Sequence[float]], baseline: str, work: float) -> dict[str, Any]:
     """Per alternative: units of work per second, and seconds over the baseline's of the same round.
 
     Args:
@@ -34,17 +57,25 @@ def summarise(seconds: Mapping[str, Sequence[float]], baseline: str, work: int) 
         work: units, images for example, done in one call.
 
     Returns:
-        for each name "per_s" and "ratio", each as {"median", "low", "high"}, the last two being quartiles.
+        for each name "per_s" and "ratio", each as :func:`spread` gives it.
     """
     return {
-        name: {
-            "per_s": _spread([work / value for value in values]),
-            "ratio": _spread([value / base for value, base in zip(values, seconds[baseline], strict=True)]),
-        }
+        name: {"per_s": spread([work / value for value in values]), "ratio": ratio(values, seconds[baseline])}
         for name, values in seconds.items()
     }
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def ratio(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """The spread of one series over another, each value over that of the same round."""
+    return spread([value / other for value, other in zip(values, base, strict=True)])
+
+
+def difference(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """The spread of one series less another, each value less that of the same round."""
+    return spread([value - other for value, other in zip(values, base, strict=True)])
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """{"median", "low", "high"} of some values, the last two being quartiles."""
     low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else list(values) * 3
     return {"median": median, "low": low, "high": high}

@@ -1,0 +1,142 @@
+"""What mixing costs a pipeline per batch, whatever the images: tiny ones that nobody reads or decodes."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
+
+from dali_mix import fn as mix
+from dali_mix.data import select_backend
+from dali_mix.errors import ConfigError
+from dali_mix.tools.bench.clock import Elapsed, Stopwatch
+from dali_mix.tools.bench.report import Column
+from dali_mix.tools.bench.timing import difference, measure, spread
+
+Graph = Callable[[DataNode, DataNode, int], tuple[DataNode, ...]]
+"""From images, labels and the number of classes to the outputs of a pipeline."""
+
+BASELINE = "empty"
+COLUMNS = (
+    Column("ms", "ms / batch", ".2f"),
+    Column("above_ms", f"ms above {BASELINE}", ".2f"),
+    Column("cpu_ms", "cpu ms / batch", ".2f"),
+    Column("cpu_above_ms", f"cpu ms above {BASELINE}", ".2f"),
+)
+
+_SMOOTHING = 0.1
+_WARM_UP = 20
+"""Batches before the clock starts: buffers grow, and an idle pipeline holds some ready."""
+
+_TYPES = {"uint8": types.UINT8, "float32": types.FLOAT}
+
+
+def _empty(images: DataNode, labels: DataNode, num_classes: int) -> tuple[DataNode, ...]:
+    return images, labels
+
+
+def _one_hot(images: DataNode, labels: DataNode, num_classes: int) -> tuple[DataNode, ...]:
+    return images, fn.one_hot(labels, num_classes=num_classes)
+
+
+def _mixed(
+    images: DataNode, labels: DataNode, num_classes: int, *, mixing: Callable[..., tuple[DataNode, ...]], mode: str
+) -> tuple[DataNode, ...]:
+    return tuple(mixing(images, labels, num_classes=num_classes, smoothing=_SMOOTHING, mode=mode))
+
+
+GRAPHS: Mapping[str, Graph] = {
+    BASELINE: _empty,
+    "one_hot": _one_hot,
+    **{
+        f"{mixing.__name__}{'' if mode == 'batch' else ' ' + mode}": functools.partial(_mixed, mixing=mixing, mode=mode)
+        for mode in ("batch", "elem")
+        for mixing in (mix.cutmix, mix.mixup, mix.random_mix)
+    },
+}
+"""The rows of the table; another one is another entry."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this benchmark."""
+    parser.description = __doc__
+    add = parser.add_argument
+    add("-b", "--batch-size", type=int, default=256, metavar="N", help="images per batch")
+    add("--img-size", type=int, default=16, metavar="PX", help="side of the images")
+    add("--num-classes", type=int, default=1000, metavar="K", help="width of the soft targets")
+    add("--dtype", choices=tuple(_TYPES), default="uint8", help="of the images")
+    add("-j", "--workers", type=int, default=2, metavar="N", help="DALI's CPU threads")
+    add("--device", choices=("gpu", "cpu"), default="gpu", help="where the images are; cpu where there is no GPU")
+    add("--only", nargs="+", choices=tuple(GRAPHS), metavar="NAME", help=f"time these rows beside {BASELINE}: some "
+        f"of {', '.join(GRAPHS)}; by default all")  # fmt: skip
+    add("--rounds", type=int, default=20, metavar="N", help="each row is timed this often")
+    add("--batches", type=int, default=50, metavar="N", help="timed batches per row and round")
+    add("--time-limit", type=float, metavar="SECONDS", help="start no further round after this time")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Time the pipelines.
+
+    Returns:
+        "results": for each row "ms" and "cpu_ms" per batch, and "above_ms" and "cpu_above_ms", that less the empty
+        pipeline's of the same round; "seconds" and "cpu_seconds" per batch and round.
+
+    Raises:
+        ConfigError: for a number below 1.
+    """
+    for name in ("batch_size", "img_size", "num_classes", "workers", "rounds", "batches"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    rows = [name for name in GRAPHS if name == BASELINE or args.only is None or name in args.only]
+    work = {name: functools.partial(_time, GRAPHS[name], args) for name in rows}
+    times = measure(work, args.rounds, args.time_limit)
+    seconds = {name: [time.seconds for time in values] for name, values in times.items()}
+    cpu_seconds = {name: [time.cpu_seconds for time in values] for name, values in times.items()}
+    results = {name: _figures(seconds, name, "") | _figures(cpu_seconds, name, "cpu_") for name in rows}
+    return {"columns": COLUMNS, "results": results, "seconds": seconds, "cpu_seconds": cpu_seconds}
+
+
+def _figures(seconds: Mapping[str, list[float]], name: str, prefix: str) -> dict[str, dict[str, float]]:
+    own, base = ([1000 * value for value in seconds[row]] for row in (name, BASELINE))
+    return {f"{prefix}ms": spread(own), f"{prefix}above_ms": difference(own, base)}
+
+
+def _time(graph: Graph, args: argparse.Namespace) -> Elapsed:
+    """Seconds per batch of a new pipeline, as it delivers them when nobody else keeps it waiting."""
+    backend = select_backend(args.device)
+    pipeline = _pipeline(
+        graph,
+        args,
+        device="cpu" if backend.device_id is None else "gpu",
+        batch_size=args.batch_size,
+        num_threads=args.workers,
+        device_id=backend.device_id,
+    )
+    pipeline.build()
+    _run(pipeline, _WARM_UP)
+    watch = Stopwatch()
+    _run(pipeline, args.batches)
+    elapsed = watch.read()
+    return Elapsed(*(value / args.batches for value in elapsed))
+
+
+@pipeline_def(seed=0)
+def _pipeline(graph, args, device):  # type: ignore[no-untyped-def]
+    # Constants: DALI makes them once and hands them out again, so an empty pipeline is little but its executor.
+    shape = [args.img_size, args.img_size, 3]
+    images = types.Constant(127, dtype=_TYPES[args.dtype], shape=shape, layout="HWC", device=device)
+    labels = types.Constant(0, dtype=types.INT32, shape=[1], device="cpu")
+    return graph(images, labels, args.num_classes)
+
+
+def _run(pipeline: Pipeline, batches: int) -> None:
+    for _ in range(batches):
+        pipeline.run()
+    if pipeline.device_id is not None:
+        torch.cuda.synchronize(pipeline.device_id)
