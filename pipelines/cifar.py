@@ -23,11 +23,21 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
 from dali_mix import fn as mix
-from dali_mix.data import ImageFolder, decode_images, normalized_outputs, read_images, scan_image_folder, select_backend
+from dali_mix.data import (
+    DecoderSettings,
+    ImageFolder,
+    decode_images,
+    normalized_outputs,
+    read_images,
+    scan_image_folder,
+    select_backend,
+)
 
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 """Of the training images, as clovaai's code has them."""
+
+_DALIS_OWN = DecoderSettings()
 
 
 def cifar_train(
@@ -45,6 +55,7 @@ def cifar_train(
     device: str = "gpu",
     device_id: int = 0,
     num_threads: int = 4,
+    decoder_settings: DecoderSettings = _DALIS_OWN,
     shard_id: int = 0,
     num_shards: int = 1,
     seed: int = 42,
@@ -64,7 +75,7 @@ def cifar_train(
     backend = select_backend(device, device_id)
     return _train_graph(
         partial(read_images, folder, training=True, shard_id=shard_id, num_shards=num_shards, shuffle_seed=branch_seed),
-        decoder=backend.decoder,
+        decoding={"decoder": backend.decoder, "decoder_settings": decoder_settings},
         img_size=img_size,
         padding=padding,
         mixing={
@@ -93,6 +104,7 @@ def cifar_val(
     device: str = "gpu",
     device_id: int = 0,
     num_threads: int = 4,
+    decoder_settings: DecoderSettings = _DALIS_OWN,
     shard_id: int = 0,
     num_shards: int = 1,
 ) -> Pipeline:
@@ -104,7 +116,7 @@ def cifar_val(
     backend = select_backend(device, device_id)
     return _val_graph(
         partial(read_images, folder, training=False, shard_id=shard_id, num_shards=num_shards),
-        decoder=backend.decoder,
+        decoding={"decoder": backend.decoder, "decoder_settings": decoder_settings},
         num_classes=len(folder.classes),
         normalization={"mean": mean, "std": std},
         batch_size=batch_size,
@@ -116,17 +128,17 @@ def cifar_val(
 
 
 @pipeline_def
-def _train_graph(source, decoder, img_size, padding, mixing, normalization):
+def _train_graph(source, decoding, img_size, padding, mixing, normalization):
     jpegs, labels = source()
-    images = _padded_crop(decode_images(jpegs, decoder=decoder), img_size, padding)
+    images = _padded_crop(decode_images(jpegs, **decoding), img_size, padding)
     images = fn.flip(images, horizontal=fn.random.coin_flip(name="hflip"))
     return normalized_outputs(mix.random_mix(images, labels, **mixing), normalization)
 
 
 @pipeline_def
-def _val_graph(source, decoder, num_classes, normalization):
+def _val_graph(source, decoding, num_classes, normalization):
     jpegs, labels = source()
-    images = decode_images(jpegs, decoder=decoder)
+    images = decode_images(jpegs, **decoding)
     return normalized_outputs(mix.random_mix(images, labels, num_classes=num_classes, choices={}), normalization)
 
 

@@ -25,7 +25,8 @@ What all pipelines here and in ``pipelines.cifar`` take:
     half: float16 images instead of float32.
     device: "gpu" (mixed decoder and GPU operators; DALI's CPU backend where there is no GPU) or "cpu".
     device_id: the GPU.
-    num_threads: DALI's CPU threads; 4 to 8 per GPU are enough.
+    num_threads: DALI's CPU threads, the decoder's too; 4 to 8 per GPU are enough.
+    decoder_settings: of the decoder on the GPU, see there.
     prefetch_queue_depth: batches prepared ahead.
     shard_id, num_shards: rank and world size.
 
@@ -59,6 +60,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from dali_mix import fn as mix
 from dali_mix.data import (
     Augmentation,
+    DecoderSettings,
     ImageFolder,
     augment,
     feed_images,
@@ -71,6 +73,8 @@ from dali_mix.data import (
     select_backend,
 )
 from dali_mix.errors import ConfigError
+
+_DALIS_OWN = DecoderSettings()
 
 
 def imagenet_train(
@@ -99,6 +103,7 @@ def imagenet_train(
     device_id: int = 0,
     num_threads: int = 4,
     prefetch_queue_depth: int = 2,
+    decoder_settings: DecoderSettings = _DALIS_OWN,
     shard_id: int = 0,
     num_shards: int = 1,
     seed: int = 42,
@@ -131,7 +136,8 @@ def imagenet_train(
         source,
         decoder=backend.decoder,
         img_size=_size(img_size, data, batch_size, num_shards),
-        crop={"interpolation": interpolation} | ({"crop_pct": 1.0} if no_aug else {"scale": scale, "ratio": ratio}),
+        crop=({"crop_pct": 1.0} if no_aug else {"scale": scale, "ratio": ratio})
+        | {"interpolation": interpolation, "decoder_settings": decoder_settings},
         augmentation=_one_hflip(hflip, augmentation),
         mixing=mixing,
         normalization={"mean": mean, "std": std, "half": half},
@@ -159,6 +165,7 @@ def imagenet_val(
     device_id: int = 0,
     num_threads: int = 4,
     prefetch_queue_depth: int = 2,
+    decoder_settings: DecoderSettings = _DALIS_OWN,
     shard_id: int = 0,
     num_shards: int = 1,
 ) -> Pipeline:
@@ -178,7 +185,7 @@ def imagenet_val(
         source,
         decoder=backend.decoder,
         img_size=img_size,
-        crop={"crop_pct": crop_pct, "interpolation": interpolation},
+        crop={"crop_pct": crop_pct, "interpolation": interpolation, "decoder_settings": decoder_settings},
         num_classes=num_classes,
         normalization={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,

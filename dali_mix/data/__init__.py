@@ -5,6 +5,7 @@ from dali_mix.data.augment import augment as augment
 from dali_mix.data.decode import decode_images as decode_images
 from dali_mix.data.decode import random_resized_crop as random_resized_crop
 from dali_mix.data.decode import resize_center_crop as resize_center_crop
+from dali_mix.data.decoder_settings import DecoderSettings as DecoderSettings
 from dali_mix.data.device import select_backend as select_backend
 from dali_mix.data.folder import ImageFolder as ImageFolder
 from dali_mix.data.folder import find_split as find_split

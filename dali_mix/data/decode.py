@@ -10,6 +10,7 @@ from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
 
 from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
+from dali_mix.data.decoder_settings import DecoderSettings
 from dali_mix.errors import ConfigError
 
 INTERPOLATION = {
@@ -27,22 +28,34 @@ MAX_ASPECT = 100
 """Longest side over shortest that ``resize_center_crop`` keeps.  A line of 20000 x 1 pixels would become 5 million
 pixels wide: four gigabytes, of which the crop uses nothing."""
 
+_DALIS_OWN = DecoderSettings()
 
-def decode_images(jpegs: DataNode, *, decoder: str) -> DataNode:
+
+def decode_images(jpegs: DataNode, *, decoder: str, decoder_settings: DecoderSettings = _DALIS_OWN) -> DataNode:
     """Decode whole images.
 
     Args:
         jpegs: uint8 (bytes,), CPU.
         decoder: "mixed" (nvJPEG and the hardware decoder, output on the GPU) or "cpu".
+        decoder_settings: of the mixed decoder.
 
     Returns:
         uint8 (H, W, 3), layout HWC.
 
     An image of more than ``MAX_IMAGE_PIXELS`` stops the pipeline, here and below, before memory is taken for it.
     """
-    jpegs = _limit_size(jpegs)
-    # PIL, and so every published ImageNet number, ignores the EXIF orientation.
-    return fn.decoders.image(jpegs, device=decoder, adjust_orientation=False, name="decoder", **_jpeg_quality(decoder))
+    # nvJPEG's default chroma upsampling differs from libjpeg-turbo's, which the CPU decoder and PIL use: ask for the
+    # same one.  The engine takes whole images with it.
+    quality: dict[str, Any] = {"jpeg_fancy_upsampling": True} if decoder == "mixed" else {}
+    return fn.decoders.image(
+        _limit_size(jpegs),
+        device=decoder,
+        # PIL, and so every published ImageNet number, ignores the EXIF orientation.
+        adjust_orientation=False,
+        name="decoder",
+        **quality,
+        **decoder_settings.arguments(decoder),
+    )
 
 
 def random_resized_crop(
@@ -53,6 +66,7 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: str = "bicubic",
+    decoder_settings: DecoderSettings = _DALIS_OWN,
 ) -> DataNode:
     """Decode a random crop of each image and resize it.
 
@@ -64,12 +78,16 @@ def random_resized_crop(
         ratio: range of the crop's width over its height.
         interpolation: a key of ``INTERPOLATION``, or "random" for bilinear or bicubic with equal chances, drawn
             for each image; always antialiased, like torchvision on PIL images.
+        decoder_settings: of the mixed decoder.
 
     Returns:
         uint8 (img_size, img_size, 3), layout HWC.
 
-    Differs from torchvision's ``RandomResizedCrop``: same distribution, another random stream.
+    Differs from torchvision's ``RandomResizedCrop``: same distribution, another random stream; and chroma, on the
+    GPU, is upsampled as nvJPEG does by default.
     """
+    # No jpeg_fancy_upsampling: with it nvJPEG before 13.2 refuses to decode a region, on the engine and in CUDA alike,
+    # and every image falls back to the CPU, at half the speed and with a warning for each.
     images = fn.decoders.image_random_crop(
         _limit_size(jpegs),
         device=decoder,
@@ -77,7 +95,7 @@ def random_resized_crop(
         random_aspect_ratio=list(ratio),
         adjust_orientation=False,
         name="random_crop_decoder",
-        **_jpeg_quality(decoder),
+        **decoder_settings.arguments(decoder),
     )
     if interpolation == RANDOM:
         interp_type = fn.random.choice([types.INTERP_LINEAR, types.INTERP_CUBIC], name="random_interpolation")
@@ -94,6 +112,7 @@ def resize_center_crop(
     decoder: str,
     crop_pct: float = 0.875,
     interpolation: str = "bicubic",
+    decoder_settings: DecoderSettings = _DALIS_OWN,
 ) -> DataNode:
     """Decode, resize the shorter side to ``floor(img_size / crop_pct)``, crop the centre.
 
@@ -106,13 +125,14 @@ def resize_center_crop(
         decoder: "mixed" or "cpu".
         crop_pct: in (0, 1], as in timm.
         interpolation: a key of ``INTERPOLATION``.
+        decoder_settings: of the mixed decoder.
 
     Returns:
         uint8 (img_size, img_size, 3), layout HWC.
 
     Differs from torchvision: images longer than ``MAX_ASPECT`` times their shorter side are squeezed to that.
     """
-    images = decode_images(jpegs, decoder=decoder)
+    images = decode_images(jpegs, decoder=decoder, decoder_settings=decoder_settings)
     height_width = images.shape(dtype=types.INT32)[:2]
     shorter = fn.reductions.min(height_width)
     target = math.floor(img_size / crop_pct)
@@ -132,17 +152,13 @@ def _limit_size(jpegs: DataNode) -> DataNode:
     no assertion, but a reshape to another number of bytes is an error, and one to the same number costs no copy.
     """
     shape = fn.peek_image_shape(jpegs, adjust_orientation=False, dtype=types.INT64, name="peeked_shape")
-    too_large = shape[0] * shape[1] > MAX_IMAGE_PIXELS
-    size = jpegs.shape(dtype=types.INT64) + too_large
-    return fn.reshape(jpegs, shape=fn.cast(size, dtype=types.INT32), name="size_limit")
+    too_large = shape[0:1] * shape[1] > MAX_IMAGE_PIXELS
+    # -1 stands for the length as it is, 0 for none.  Written out, the length would take two operators more, and each
+    # costs up to a millisecond per 256 images; ``rel_shape`` is float32, and refuses files of more than 16 MiB.
+    return fn.reshape(jpegs, shape=too_large - 1, name="size_limit")
 
 
 def _filter(interpolation: str, *others: str) -> types.DALIInterpType:
     if interpolation not in INTERPOLATION:
         raise ConfigError(f"interpolation must be one of {', '.join((*INTERPOLATION, *others))}, got {interpolation!r}")
     return INTERPOLATION[interpolation]
-
-
-def _jpeg_quality(decoder: str) -> dict[str, Any]:
-    """nvJPEG's default chroma upsampling differs from libjpeg-turbo's; ask for the same one."""
-    return {"jpeg_fancy_upsampling": True} if decoder == "mixed" else {}

@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
-from dali_mix.data import Augmentation, Batch, ImageFolder, TolerantLoader, find_split, scan_image_folder
+from dali_mix.data import (
+    Augmentation,
+    Batch,
+    DecoderSettings,
+    ImageFolder,
+    TolerantLoader,
+    find_split,
+    scan_image_folder,
+)
 from dali_mix.data.synthetic import write_synthetic_folder
 from dali_mix.errors import ConfigError
 from dali_mix.train.bad_files import BadFiles
-from dali_mix.train.config.choices import mixing_choices
+from dali_mix.train.config.choices import decoder_settings, mixing_choices
 from dali_mix.train.config.parser import build_parser
 from dali_mix.train.distributed import World
 from dali_mix.train.sizes import SizeSchedule
@@ -138,6 +146,7 @@ class Loaders:
             "device_id": world.device.index or 0,
             "num_threads": args.workers,
             "prefetch_queue_depth": args.dali_prefetch,
+            "decoder_settings": decoder_settings(args),
             "shard_id": world.rank,
             "num_shards": world.size,
         }
@@ -223,6 +232,7 @@ _LOST_WITHOUT = {
     "interpolation": ("train_interpolation", "interpolation"),
     "crop_pct": ("crop_pct",),
     "prefetch_queue_depth": ("dali_prefetch",),
+    "decoder_settings": tuple(field.name for field in fields(DecoderSettings)),
     "no_aug": ("no_aug",),
     "mode": ("mixup_mode", "cutmix_minmax"),
 }  # fmt: skip

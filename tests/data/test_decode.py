@@ -1,14 +1,21 @@
-"""Validation images against torchvision on PIL."""
+"""Validation images against torchvision on PIL; what the graph asks of DALI's decoders; the limit on the size."""
+
+import logging
 
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from dali_mix import MixLoader
-from dali_mix.data import scan_image_folder
+from dali_mix.data import DecoderSettings, decode_images, random_resized_crop, resize_center_crop, scan_image_folder
+from dali_mix.data.decode import MAX_IMAGE_PIXELS, _limit_size
+from dali_mix.errors import ConfigError
+from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_train, imagenet_val
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu", "num_threads": 2}
@@ -81,3 +88,111 @@ def test_the_random_crop_covers_scale_and_ratio(tmp_path):
     assert 0.46 < max(areas) < 0.53
     assert 0.47 < min(ratios) < 0.65
     assert 1.6 < max(ratios) < 2.15
+
+
+def decoder_arguments(decode, decoder, **options):
+    """The arguments of the decoder in a graph, as DALI prints them: that graph needs no GPU until it is built."""
+    pipeline = Pipeline(batch_size=4, num_threads=2, device_id=None)
+    with pipeline:
+        jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
+        pipeline.set_outputs(decode(jpegs, decoder=decoder, **options))
+    pipeline.serialize()
+    (spec,) = (str(op.spec) for op in pipeline._ops if str(op.spec).startswith("OpSpec for decoders__"))
+    lines = spec.partition("Arguments:")[2].splitlines()
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines) if value}
+
+
+def crop_32(jpegs, **options):
+    return random_resized_crop(jpegs, 32, **options)
+
+
+def center_32(jpegs, **options):
+    return resize_center_crop(jpegs, 32, **options)
+
+
+def test_regions_are_decoded_without_fancy_upsampling_and_whole_images_with_it():
+    """With it nvJPEG before 13.2 decodes no region, and every training image would fall back to the CPU."""
+    crop = decoder_arguments(crop_32, "mixed")
+    assert crop["_display_name"] == "image_random_crop"
+    assert "jpeg_fancy_upsampling" not in crop
+    for decode in (decode_images, center_32):
+        whole = decoder_arguments(decode, "mixed")
+        assert (whole["_display_name"], whole["jpeg_fancy_upsampling"]) == ("image", "True")
+        assert "jpeg_fancy_upsampling" not in decoder_arguments(decode, "cpu")
+
+
+SETTINGS = DecoderSettings(0.25, 5980, 6430, 1 << 28, 1 << 27)
+
+
+@pytest.mark.parametrize("decode", [decode_images, crop_32, center_32])
+def test_settings_reach_the_mixed_decoder(decode):
+    given = decoder_arguments(decode, "mixed", decoder_settings=SETTINGS)
+    assert float(given["hw_decoder_load"]) == 0.25
+    own = {name: int(given[name]) for name in SETTINGS.given() if name != "hw_decoder_load"}
+    assert own == {name: value for name, value in SETTINGS.given().items() if name != "hw_decoder_load"}
+    assert not SETTINGS.given().keys() & decoder_arguments(decode, "mixed").keys()  # DALI's defaults
+    partly = decoder_arguments(decode, "mixed", decoder_settings=DecoderSettings(hw_decoder_load=0))
+    assert SETTINGS.given().keys() & partly.keys() == {"hw_decoder_load"}
+
+
+@pytest.mark.parametrize("build", [imagenet_train, imagenet_val, cifar_train, cifar_val])
+def test_a_pipeline_hands_its_settings_on_and_the_cpu_decoder_says_that_it_has_none(image_folder, caplog, build):
+    settings = DecoderSettings(hw_decoder_load=0.5, host_memory_padding=len(build.__name__) + len(build.__module__))
+    folder = scan_image_folder(image_folder / "val")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            build(folder, batch_size=4, device="cpu", decoder_settings=settings)
+            build(folder, batch_size=4, device="cpu")
+    text = "images are decoded on the CPU, where hw_decoder_load, host_memory_padding has no effect"
+    assert caplog.messages == [text]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hw_decoder_load": 1.5}, "hw_decoder_load must be a number in [0, 1], got 1.5"),
+        ({"hw_decoder_load": float("nan")}, "hw_decoder_load must be a number in [0, 1], got nan"),
+        ({"hw_decoder_load": True}, "hw_decoder_load must be a number in [0, 1], got True"),
+        ({"hw_decoder_load": "all"}, "hw_decoder_load must be a number in [0, 1], got 'all'"),
+        ({"preallocate_width_hint": 65536}, "preallocate_width_hint must be an integer in [0, 65535], got 65536"),
+        ({"preallocate_height_hint": -1}, "preallocate_height_hint must be an integer in [0, 65535], got -1"),
+        ({"device_memory_padding": 0.5}, "device_memory_padding must be an integer in [0, 1099511627776], got 0.5"),
+        (
+            {"host_memory_padding": 10**30},
+            f"host_memory_padding must be an integer in [0, 1099511627776], got {10**30}",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(settings, message):
+    with pytest.raises(ConfigError) as error:
+        DecoderSettings(**settings)
+    assert str(error.value) == message
+
+
+def ppm(width, height):
+    return b"P6 %d %d 255\n" % (width, height) + bytes(64)
+
+
+def limited(data):
+    """The number of bytes that pass."""
+    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(_limit_size(fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)))
+    pipeline.build()
+    pipeline.feed_input("jpegs", [np.frombuffer(data, np.uint8), np.frombuffer(ppm(2, 2), np.uint8)])
+    return pipeline.run()[0].shape()[0][0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (MAX_IMAGE_PIXELS, 1), (10, MAX_IMAGE_PIXELS // 10)])
+def test_images_up_to_the_limit_pass(size):
+    assert limited(ppm(*size)) == len(ppm(*size))
+
+
+@pytest.mark.parametrize("size", [(MAX_IMAGE_PIXELS + 1, 1), (1 << 16, 1 << 16), (1 << 15, (1 << 17) + 1)])
+def test_one_pixel_more_and_products_beyond_32_bits_do_not(size):
+    with pytest.raises(RuntimeError, match="must occupy the same size in bytes"):
+        limited(ppm(*size))
+
+
+def test_files_longer_than_float32_counts_pass():
+    assert limited(ppm(1, 1) + bytes((1 << 24) + 3)) == len(ppm(1, 1)) + (1 << 24) + 3

@@ -291,6 +291,13 @@ def small_images(image_folder, tmp_path):
     return tmp_path / "small"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_settings_of_a_decoder_that_is_not_there_are_a_warning(train):
+    code, _, err = train("--dali-device", "gpu", "--hw-decoder-load", 0.5, "--epochs", 1)
+    assert code == 0, err
+    assert err.count("images are decoded on the CPU, where hw_decoder_load has no effect\n") == 1
+
+
 def test_the_cifar_pipeline_takes_only_its_own_flags(train, small_images):
     flags = "--pipeline cifar --epochs 1 --cutmix 1 --mixup-prob 0.5"
     defaults = [flag for flag in FAST if flag not in ("--crop-pct", "1.0")]

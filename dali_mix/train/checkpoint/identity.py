@@ -25,7 +25,9 @@ _FREE = (
     # How the run is continued, and when it gives up.
     "resume", "auto_resume", "resume_relaxed", "nonfinite_limit", "on_bad_image",
     "max_bad_fraction",
-    # How fast it goes, and what is only looked at.
+    # How fast it goes, and what is only looked at.  hw_decoder_load is not free: it decides which images the GPU's
+    # engine decodes, whose pixels are not to the bit those of the other decoders.
+    "preallocate_width_hint", "preallocate_height_hint", "device_memory_padding", "host_memory_padding",
     "workers", "dali_prefetch", "device", "dali_device", "synchronize_step", "local_rank", "val_interval",
     "validation_batch_size", "eval_metric", "eval_only", "bench_steps",
 )  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from dali_mix.errors import ConfigError
+from dali_mix.train.config.choices import decoder_settings
 
 
 def check(args: argparse.Namespace) -> None:
@@ -27,8 +28,18 @@ def _check_data(args: argparse.Namespace) -> None:
         raise ConfigError("--demo makes its own data; leave out --data-dir, or use --recipe demo")
     if not (args.demo or args.data_dir):
         raise ConfigError("--data-dir is missing: give a folder with train/ and val/, or run --demo to see it work")
+    _check_decoder(args)
     _check_file("--class-map", args.class_map)
     _check_file("--exclude-list", args.exclude_list)
+
+
+def _check_decoder(args: argparse.Namespace) -> None:
+    """Where a GPU is only missing, and not refused, the pipelines warn instead, and the same command runs anywhere."""
+    on_cpu = "--dali-device cpu" if args.dali_device == "cpu" else "--device cpu" if args.device == "cpu" else None
+    given = decoder_settings(args).given()
+    if given and on_cpu and args.dali_device != "gpu":
+        flag = next(iter(given)).replace("_", "-")
+        raise ConfigError(f"--{flag} has no effect with {on_cpu}: it is a setting of the decoder on the GPU")
 
 
 def _check_model(args: argparse.Namespace) -> None:

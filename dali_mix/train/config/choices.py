@@ -1,8 +1,16 @@
-"""From timm's mixing flags to ``random_mix``'s choices."""
+"""From flags to what the pipelines take."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+
+from dali_mix.data import DecoderSettings
+
+
+def decoder_settings(args: argparse.Namespace) -> DecoderSettings:
+    """The flags that bear the names of the settings."""
+    return DecoderSettings(**{field.name: getattr(args, field.name) for field in fields(DecoderSettings)})
 
 
 def mixing_choices(args: argparse.Namespace) -> dict[str, float]:

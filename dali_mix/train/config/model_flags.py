@@ -7,7 +7,7 @@ from pathlib import Path
 
 from timm.utils import ParseKwargs
 
-from dali_mix.train.config.types import finite, fraction, non_negative, positive_int, probability
+from dali_mix.train.config.types import finite, fraction, non_negative, non_negative_int, positive_int, probability
 
 _SWITCH = argparse.BooleanOptionalAction  # so that a recipe's switch can be turned off: --no-amp
 
@@ -26,9 +26,14 @@ def add_data(group: argparse._ArgumentGroup) -> None:
     add("--num-classes", type=positive_int, metavar="K", help="default: the number of class folders")
     add("-b", "--batch-size", type=positive_int, default=128, metavar="N", help="images per batch and rank")
     add("-vb", "--validation-batch-size", type=positive_int, metavar="N", help="default: --batch-size")
-    add("-j", "--workers", type=positive_int, default=4, metavar="N", help="DALI's CPU threads per rank")
+    add("-j", "--workers", type=positive_int, default=4, metavar="N", help="DALI's CPU threads per rank, to decode too")
     add("--dali-device", choices=("gpu", "cpu"), help="backend of the pipelines; default: where the model is")
     add("--dali-prefetch", type=positive_int, default=2, metavar="N", help="batches that DALI prepares ahead")
+    add("--hw-decoder-load", type=probability, metavar="F", help="share that the GPU's JPEG engine decodes; DALI: 0.65")
+    add("--preallocate-width-hint", type=non_negative_int, metavar="PX", help="of the largest image; for the engine")
+    add("--preallocate-height-hint", type=non_negative_int, metavar="PX", help="of the largest image; for the engine")
+    add("--device-memory-padding", type=non_negative_int, metavar="BYTES", help="to decode, per thread; DALI: 16 MiB")
+    add("--host-memory-padding", type=non_negative_int, metavar="BYTES", help="to decode, per thread; DALI: 8 MiB")
 
 
 def add_model(group: argparse._ArgumentGroup) -> None:

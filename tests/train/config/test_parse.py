@@ -84,6 +84,14 @@ def test_demo_sets_defaults_that_flags_override():
         ("--data-dir x --class-map nowhere.txt", "--class-map nowhere.txt is not a file"),
         ("--data-dir x --exclude-list nowhere.txt", "--exclude-list nowhere.txt is not a file"),
         ("--data-dir x --eval-only --pretrained --bench-steps 3", "leave out --eval-only"),
+        ("--data-dir x --hw-decoder-load 2", "'2' is not a number in [0, 1]"),
+        ("--data-dir x --host-memory-padding -1", "'-1' is not an integer >= 0"),
+        ("--data-dir x --preallocate-width-hint 70000", "must be an integer in [0, 65535], got 70000"),
+        ("--data-dir x --device cpu --hw-decoder-load 0", "--hw-decoder-load has no effect with --device cpu"),
+        (
+            "--data-dir x --device cuda --dali-device cpu --device-memory-padding 0",
+            "--device-memory-padding has no effect with --dali-device cpu: it is a setting of the decoder on the GPU",
+        ),
     ],
 )
 def test_one_line_and_code_2(capsys, flags, message):

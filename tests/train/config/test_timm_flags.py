@@ -23,7 +23,8 @@ OURS = {
     "--recipe", "--demo", "--pipeline", "--exclude-list", "--dali-device", "--dali-prefetch", "--deterministic",
     "--smmix", "--smmix-prob", "--smmix-min-side", "--smmix-max-side", "--smmix-loss-weights", "--eval-only",
     "--bench-steps", "--checkpoint-steps", "--auto-resume", "--resume-relaxed", "--nonfinite-limit", "--on-bad-image",
-    "--max-bad-fraction",
+    "--max-bad-fraction", "--hw-decoder-load", "--preallocate-width-hint", "--preallocate-height-hint",
+    "--device-memory-padding", "--host-memory-padding",
 }  # fmt: skip
 
 
