@@ -15,7 +15,7 @@ from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
 from dali_mix.data.forking import require_own_dali
 from dali_mix.data.source import dataset_digest, restore
 from dali_mix.errors import ConfigError, DataError
-from dali_mix.fn import BRANCHES, MixedBatch
+from dali_mix.fn import BRANCHES, MixedBatch, implementation_of
 
 _POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
 _DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
@@ -133,8 +133,9 @@ class MixLoader:
                 self._move_to(position, iterator)
                 raise BatchError(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
             if len(outputs["labels"]):
+                batch = _to_batch(outputs)
                 self._delivered += 1
-                return _to_batch(outputs)
+                return batch
 
     def _position(self, iterator: DALIGenericIterator) -> tuple[int, bool]:
         return self._open_pipeline()._consumer_iter, iterator._ever_consumed
@@ -176,6 +177,8 @@ class MixLoader:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
         own, other = self._fingerprint(), state["fingerprint"]
         differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
+        if differing and other.get("mixing") != own["mixing"]:
+            raise ConfigError(_other_mixing(other.get("mixing"), own["mixing"]))
         if differing:
             raise ConfigError(f"the loader's state belongs to other data: {', '.join(differing)}")
         restore(self._open_pipeline(), state["pipeline"])
@@ -240,6 +243,7 @@ class MixLoader:
             "shard_id": meta["shard_id"],
             "num_shards": meta["number_of_shards"],
             "last_batch": self._last_batch,
+            "mixing": implementation_of(self._open_pipeline()),
         }
 
     def _start(self) -> DALIGenericIterator:
@@ -270,7 +274,26 @@ def _cause(error: Exception) -> str:
     return " ".join(cause.split()) + hint
 
 
+def _other_mixing(saved: str | None, own: str | None) -> str:
+    """Why a state of another implementation of the mixing is refused, and what can be done."""
+    if own is None or saved is None:
+        return (
+            f"the loader's state was saved by mixing of another version (implementation {saved}, here {own}), whose "
+            f"random numbers differ: begin anew, or continue with the version that saved it"
+        )
+    return (
+        f"the loader's state was saved by the {saved} implementation of the mixing, here it is the {own} one, and "
+        f"their random numbers differ: set DALI_MIX_NATIVE={'on' if saved == 'native' else 'off'}, or begin anew"
+    )
+
+
 def _to_batch(outputs: dict[str, torch.Tensor]) -> Batch:
+    branches = outputs["branch"]
+    if (branches != branches[0]).any():
+        raise ConfigError(
+            "a batch holds samples of several branches, as random_mix gives inside of an `if`; call it outside, or "
+            "leave branch out of the outputs and use DALI's own iterator"
+        )
     return Batch(
         images=outputs["images"].permute(0, 3, 1, 2),
         targets=outputs["targets"],

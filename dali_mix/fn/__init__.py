@@ -2,17 +2,22 @@
 
 Data nodes in, data nodes out; the device follows the input.  They work in pipelines with and
 without ``enable_conditionals``, run no Python while the pipeline runs, and so can be serialised
-and checkpointed.  This package imports nothing else of dali_mix.
+and checkpointed.  Of dali_mix this package imports the native operators only.
 """
 
 from dali_mix.fn.cutmix import apply_cutmix as apply_cutmix
 from dali_mix.fn.cutmix import cutmix as cutmix
 from dali_mix.fn.cutmix import draw_cutmix as draw_cutmix
+from dali_mix.fn.implementation import implementation_of as implementation_of
 from dali_mix.fn.mixup import apply_mixup as apply_mixup
 from dali_mix.fn.mixup import draw_mixup as draw_mixup
 from dali_mix.fn.mixup import mixup as mixup
 from dali_mix.fn.params import MixParams as MixParams
-from dali_mix.fn.random_mix import BRANCHES as BRANCHES
-from dali_mix.fn.random_mix import MixedBatch as MixedBatch
 from dali_mix.fn.random_mix import random_mix as random_mix
+from dali_mix.fn.recipe import BRANCHES as BRANCHES
+from dali_mix.fn.recipe import MixedBatch as MixedBatch
+from dali_mix.fn.recipe import Normalization as Normalization
 from dali_mix.fn.targets import soft_targets as soft_targets
+from dali_mix.native import load_existing
+
+load_existing()  # so that a graph with native operators can be deserialized; nothing is compiled

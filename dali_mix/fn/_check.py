@@ -64,6 +64,18 @@ def check_minmax(minmax: object) -> tuple[float, float] | None:
     return low, high
 
 
+def check_image_size(image_size: object) -> tuple[int, int] | None:
+    """Height and width from one number or two; refuse any that are not whole numbers >= 1."""
+    if image_size is None:
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(sides, (tuple, list)) or len(sides) != 2 or not all(type(side) is int for side in sides):
+        raise TypeError(f"image_size must be a whole number, or height and width, in pixels, got {image_size!r}")
+    if min(sides) < 1:
+        raise ValueError(f"image_size must be at least 1 pixel, got {image_size!r}")
+    return sides[0], sides[1]
+
+
 def check_seed(name: str, seed: object) -> None:
     """Refuse a seed that is neither None nor an integer >= 0."""
     if seed is None:

@@ -35,12 +35,7 @@ def random_op(kind: str, seed: int | None) -> OpArguments:
     One ``seed`` shared by several DALI operators makes their draws correlate, so each operator
     gets its own stream, derived from the seed and the operator's role.
     """
-    pipeline = Pipeline.current()
-    prefix = None
-    if pipeline is not None:
-        calls = _calls_by_pipeline.setdefault(pipeline, Counter())
-        prefix = f"dali_mix_{kind}_{calls[kind]}"
-        calls[kind] += 1
+    prefix = _next_name(kind)
 
     def arguments(role: str) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -52,6 +47,23 @@ def random_op(kind: str, seed: int | None) -> OpArguments:
         return result
 
     return arguments
+
+
+def named_op(kind: str) -> dict[str, Any]:
+    """The name of an operator that draws nothing: a checkpoint lists those, too."""
+    name = _next_name(kind)
+    return {} if name is None else {"name": name}
+
+
+def _next_name(kind: str) -> str | None:
+    """A name that no other operator of the pipeline has; None outside of a pipeline."""
+    pipeline = Pipeline.current()
+    if pipeline is None:
+        return None
+    calls = _calls_by_pipeline.setdefault(pipeline, Counter())
+    name = f"dali_mix_{kind}_{calls[kind]}"
+    calls[kind] += 1
+    return name
 
 
 def batch_size_of(what: str) -> int:
@@ -68,6 +80,16 @@ def batch_size_of(what: str) -> int:
 def constant(value: float, dtype: types.DALIDataType) -> Node:
     """The same () value for every sample, as a node: many operators take no bare number."""
     return types.Constant(value, dtype=dtype, shape=[], device="cpu")
+
+
+def on_cpu(node: Node) -> Node:
+    """The same data on the CPU."""
+    return node.cpu() if node.device == "gpu" else node
+
+
+def beside(node: Node, other: Node) -> Node:
+    """The same data on the device of another node."""
+    return node.gpu() if other.device == "gpu" and node.device != "gpu" else node
 
 
 def share_first(node: Node) -> Node:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from nvidia.dali import fn, types
-from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
-from dali_mix.fn import _check, _graph
+from dali_mix.fn import _check
 from dali_mix.fn._graph import Node
-from dali_mix.fn.boxes import box_between, box_of_edges, box_sides, edges_around, image_size, own_share
-from dali_mix.fn.params import MixParams, draw_partner, share_draws
+from dali_mix.fn.implementation import implementation_for
+from dali_mix.fn.params import MixParams
 from dali_mix.fn.targets import soft_targets
 
 
@@ -54,29 +52,9 @@ def draw_cutmix(
     _check.check_mode(mode, pairing)
     limits = _check.check_minmax(minmax)
     _check.check_seed("seed", seed)
-    op = _graph.random_op("cutmix", seed)
-    partner = draw_partner(pairing, op)
-    box, lam = draw_box(images, op, alpha, prob, mode, limits)
-    return MixParams(partner, box, lam)
-
-
-def draw_box(
-    images: Node, op: _graph.OpArguments, alpha: float, prob: float, mode: str, minmax: tuple[float, float] | None
-) -> tuple[Node, Node]:
-    """Box and weight of CutMix, without the partner; arguments as for :func:`draw_cutmix`, checked."""
-    size_px = image_size(images)
-    if minmax is None:
-        centre = fn.random.uniform(range=[0.0, 1.0], shape=[1, 2], **op("uniform"))
-        # The distribution is symmetric, so the pasted share is drawn as well as the own one.
-        side = dali_math.sqrt(fn.random.beta(alpha=alpha, beta=alpha, shape=[1, 1], **op("beta")))
-        box = box_of_edges(size_px, share_draws(edges_around(centre, side), mode))
-    else:
-        draws = share_draws(fn.random.uniform(range=[0.0, 1.0], shape=[4], **op("uniform")), mode)
-        box = box_between(size_px, minmax, draws[2:4], draws[0:2])
-    if prob < 1:
-        coin = share_draws(fn.random.uniform(range=[0.0, 1.0], **op("coin")), mode)
-        box = box * fn.cast(coin < prob, dtype=types.INT32)
-    return box, own_share(size_px, box)
+    draw = implementation_for(images).draw_cutmix
+    params: MixParams = draw(images, alpha=alpha, prob=prob, mode=mode, pairing=pairing, minmax=limits, seed=seed)
+    return params
 
 
 @do_not_convert
@@ -91,24 +69,8 @@ def apply_cutmix(images: Node, params: MixParams) -> Node:
         Node like ``images``.  Partners are read from the unmixed batch; pixels are copied exactly.
     """
     _check.check_node("images", images)
-    partner_images = fn.permute_batch(images, indices=params.partner)
-    size = image_size(images)
-    start, sides = params.box[0:2], box_sides(params.box)
-    if images.device == "gpu":
-        start, sides = _without_empty_box(size, start, sides)
-    # multi_paste wants one (row, column) per input: row 0 is the whole own image, row 1 the box.
-    anchors = fn.stack(start * 0, start)
-    shapes = fn.stack(size, sides)
-    return fn.multi_paste(images, partner_images, in_anchors=anchors, out_anchors=anchors, shapes=shapes)
-
-
-def _without_empty_box(size: Node, start: Node, sides: Node) -> tuple[Node, Node]:
-    """Move an empty box behind the last pixel.
-
-    DALI's GPU backend pastes an empty region over all that lies below and to the right of it.
-    """
-    is_empty = fn.cast(fn.reductions.min(sides) == 0, dtype=types.INT32)
-    return start + (size - start) * is_empty, sides * (1 - is_empty)
+    mixed: Node = implementation_for(images).apply_cutmix(images, params)
+    return mixed
 
 
 @do_not_convert

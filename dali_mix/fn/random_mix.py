@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
-import numpy as np
-from nvidia.dali import fn, types
 from nvidia.dali.pipeline import do_not_convert
 
 from dali_mix.fn import _check, _graph
 from dali_mix.fn._graph import Node
-from dali_mix.fn.cutmix import apply_cutmix, draw_box
-from dali_mix.fn.mixup import apply_mixup, draw_weight
-from dali_mix.fn.params import MixParams, draw_partner
-from dali_mix.fn.targets import soft_targets
-
-BRANCHES: Mapping[str, int] = MappingProxyType({"none": 0, "cutmix": 1, "mixup": 2, "smmix": 3})
-"""Names and codes of what can happen to a batch; the order never changes."""
-
-CHOICES: Mapping[str, int] = MappingProxyType({k: v for k, v in BRANCHES.items() if k != "none"})
-
-
-class MixedBatch(NamedTuple):
-    """What :func:`random_mix` returns, in the order in which a pipeline should output it.
-
-    Fields:
-        images: like the input, mixed or not as ``branch`` says.
-        targets: float32 (K,).
-        labels: the input labels, untouched.
-        branch: int32 () on the CPU, one value for the batch: 0 none, 1 cutmix, 2 mixup, 3 smmix
-            (left unmixed for the training step).
-    """
-
-    images: Node
-    targets: Node
-    labels: Node
-    branch: Node
+from dali_mix.fn.implementation import implementation_for
+from dali_mix.fn.recipe import CHOICES, MixedBatch, Normalization, Recipe
 
 
 @do_not_convert
@@ -55,6 +28,8 @@ def random_mix(
     minmax: tuple[float, float] | None = None,
     seed: int | None = None,
     branch_seed: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    normalization: Normalization | None = None,
 ) -> MixedBatch:
     """Choose one method for the batch and apply it.
 
@@ -69,6 +44,11 @@ def random_mix(
         seed: for partners, boxes and weights; must differ between ranks.  None: the pipeline's seed.
         branch_seed: for the choice alone; must be equal on all ranks, so that all take the same branch.
 
+        image_size: height and width of all images in pixels, or the side of squares, where they are known: what is
+            decided then waits for no decoder.  Images of another size stop the pipeline.  None reads it from them.
+        normalization: how the images leave; None leaves their type.  In the same pass over the batch it costs
+            less than ``crop_mirror_normalize`` behind it.
+
     Returns:
         MixedBatch.  The images of a batch go through the chosen method only: the other costs nothing.
 
@@ -81,24 +61,24 @@ def random_mix(
     _check.check_seed("seed", seed)
     _check.check_seed("branch_seed", branch_seed)
     _check.check_mode(mode, pairing)
-    limits = _check.check_minmax(minmax)
-    shares = _shares_of_branches(choices)
-    branch = _draw_branch(shares, branch_seed)
-    # What a branch needs is drawn for every batch, outside the branches, so that the streams do not
-    # depend on which branches earlier batches took.
-    partner = draw_partner(pairing, _graph.random_op("mix", seed))
-    box = types.Constant(np.zeros(4, np.int32))
-    lam = dict.fromkeys(shares, _graph.constant(1, types.FLOAT))
-    if "cutmix" in shares:
-        box, lam["cutmix"] = draw_box(images, _graph.random_op("cutmix", seed), cutmix_alpha, 1.0, mode, limits)
-    if "mixup" in shares:
-        lam["mixup"] = draw_weight(_graph.random_op("mixup", seed), mixup_alpha, 1.0, mode)
-    params = MixParams(partner, box, _of_branch(lam, branch))
-    targets = soft_targets(labels, params, num_classes=num_classes, smoothing=smoothing)
-    for name, apply in (("cutmix", apply_cutmix), ("mixup", apply_mixup)):
-        if name in shares:
-            images = _in_branch(name, shares, branch, apply, images, params)
-    return MixedBatch(images, targets, labels, branch)
+    _check.check_num_classes(num_classes)
+    _check.check_probability("smoothing", smoothing)
+    recipe = Recipe(
+        shares=_shares_of_branches(choices),
+        num_classes=num_classes,
+        smoothing=smoothing,
+        cutmix_alpha=cutmix_alpha,
+        mixup_alpha=mixup_alpha,
+        mode=mode,
+        pairing=pairing,
+        minmax=_check.check_minmax(minmax),
+        seed=seed,
+        branch_seed=branch_seed,
+        size_px=_check.check_image_size(image_size),
+        normalization=normalization,
+    )
+    mixed: MixedBatch = implementation_for(images).mix_batch(images, _graph.on_cpu(labels), recipe)
+    return mixed._replace(labels=labels, targets=_graph.beside(mixed.targets, labels))
 
 
 def _shares_of_branches(choices: Mapping[str, float]) -> dict[str, float]:
@@ -106,45 +86,3 @@ def _shares_of_branches(choices: Mapping[str, float]) -> dict[str, float]:
     rest = 1.0 - sum(choices.values())
     every = {"none": rest if rest > 1e-6 else 0.0, **{name: choices.get(name, 0.0) for name in CHOICES}}
     return {name: share for name, share in every.items() if share > 0}
-
-
-def _draw_branch(shares: Mapping[str, float], branch_seed: int | None) -> Node:
-    """int32 (), one for the batch: the code of the branch whose stretch of [0, 1) the draw falls into."""
-    codes = [BRANCHES[name] for name in shares]
-    branch = _graph.constant(codes[0], types.INT32)
-    if len(codes) == 1:
-        return branch
-    op = _graph.random_op("branch", branch_seed)
-    draw = _graph.share_first(fn.random.uniform(range=[0.0, 1.0], **op("uniform")))
-    ends = np.cumsum(list(shares.values()))
-    for end, code, before in zip(ends, codes[1:], codes, strict=False):
-        branch += fn.cast(draw >= float(end), dtype=types.INT32) * (code - before)
-    return branch
-
-
-def _of_branch(values: Mapping[str, Node], branch: Node) -> Node:
-    """The value of the branch that was drawn."""
-    first, *others = values.values()
-    return fn.stack(*(values.get(name, first) for name in BRANCHES))[branch] if others else first
-
-
-def _in_branch(
-    name: str,
-    shares: Mapping[str, float],
-    branch: Node,
-    apply: Callable[[Node, MixParams], Node],
-    images: Node,
-    params: MixParams,
-) -> Node:
-    """Apply a method to the batches of its branch; the others pass untouched."""
-    if len(shares) == 1:
-        return apply(images, params)
-
-    def mix(images: Node, *params: Node) -> Node:
-        return apply(images, MixParams(*params))
-
-    return _graph.route(branch == BRANCHES[name], mix, _untouched, images, *params)
-
-
-def _untouched(images: Node, *params: Node) -> Node:
-    return images

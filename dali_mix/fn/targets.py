@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-from nvidia.dali import fn, types
 from nvidia.dali.pipeline import do_not_convert
 
-from dali_mix.fn import _check
+from dali_mix.fn import _check, _graph
 from dali_mix.fn._graph import Node
+from dali_mix.fn.implementation import implementation_for
 from dali_mix.fn.params import MixParams
 
 
@@ -31,17 +30,7 @@ def soft_targets(labels: Node, params: MixParams, *, num_classes: int, smoothing
     _check.check_node("labels", labels)
     _check.check_num_classes(num_classes)
     _check.check_probability("smoothing", smoothing)
-    off = smoothing / num_classes
-    own = _one_hot(labels, num_classes, on=1.0 - smoothing + off, off=off)
-    other = fn.permute_batch(own, indices=params.partner)
-    targets = other + (own - other) * params.lam
-    return targets.gpu() if labels.device == "gpu" else targets
-
-
-def _one_hot(labels: Node, num_classes: int, on: float, off: float) -> Node:
-    """float32 (K,), CPU: K neighbours of a row of 2K-1 whose middle is ``on``; an illegal label would leave the row."""
-    row = np.full(2 * num_classes - 1, off, np.float32)
-    row[num_classes - 1] = on
-    label = fn.cast(labels.cpu() if labels.device == "gpu" else labels, dtype=types.INT32)
-    start = num_classes - 1 - fn.reshape(label, shape=[1])
-    return fn.slice(types.Constant(row), start=start, shape=[num_classes], axes=[0], out_of_bounds_policy="error")
+    implementation = implementation_for(labels)
+    on_cpu = _graph.on_cpu(labels)
+    targets: Node = implementation.soft_targets(on_cpu, params, num_classes=num_classes, smoothing=smoothing)
+    return _graph.beside(targets, labels)

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from timm.utils import random_seed
 from torch import nn
 
+from dali_mix import native
 from dali_mix.data import TolerantLoader
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.train import building
@@ -25,6 +26,7 @@ from dali_mix.train.distributed import World, open_world
 from dali_mix.train.epochs import Epochs
 from dali_mix.train.evaluate import evaluate
 from dali_mix.train.loop import TrainingError
+from dali_mix.train.operators import agree_on_operators
 from dali_mix.train.optimization import Precision
 from dali_mix.train.outputs import metric_rows
 from dali_mix.train.preview import Preview
@@ -76,7 +78,9 @@ def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
     stage = building.create_stage(args, model, config, data.num_classes)
     building.load_initial(args, model, stage)
     loaders = Loaders(args, data, config, world, pipelines)
+    operators = agree_on_operators(args.native, loaders.backend, world)
     with ExitStack() as stack:
+        stack.enter_context(native.using(*operators))
         validation = loaders.validation()
         stack.callback(validation.close)
         if args.eval_only:

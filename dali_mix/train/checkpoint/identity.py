@@ -13,6 +13,7 @@ import nvidia.dali
 import timm
 import torch
 
+from dali_mix import native
 from dali_mix.train.config.files import plain_settings
 from dali_mix.train.datasets import Data, Loaders
 from dali_mix.train.distributed import World
@@ -28,10 +29,13 @@ _FREE = (
     # How fast it goes, and what is only looked at.  hw_decoder_load is not free: it decides which images the GPU's
     # engine decodes, whose pixels are not to the bit those of the other decoders.
     "preallocate_width_hint", "preallocate_height_hint", "device_memory_padding", "host_memory_padding",
-    "workers", "dali_prefetch", "device", "dali_device", "synchronize_step", "local_rank", "val_interval",
+    "workers", "dali_prefetch", "device", "dali_device", "native", "synchronize_step", "local_rank", "val_interval",
     "validation_batch_size", "eval_metric", "eval_only", "bench_steps",
 )  # fmt: skip
 """Settings that change no weight, or whose effect has an entry of its own."""
+
+_OPERATORS = "mixing operators"
+_NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _OPERATORS)
 
 
 def identity(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
@@ -69,22 +73,26 @@ def _fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: 
         "training data": train.digest()[:16] if train else "",
         "ranks": world.size,
         "DALI backend": loaders.backend,
+        _OPERATORS: native.implementation(loaders.backend),
     }
 
 
 def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """One entry for each name whose values differ: "--batch-size was 10, is 12"."""
     names = [name for name in own if saved.get(name) != own[name]]
-    return [f"{_shown(name)} was {saved.get(name)!r}, is {own[name]!r}" for name in names]
+    return [f"{_shown(name)} was {saved.get(name)!r}, is {own[name]!r}{_remedy(name, saved)}" for name in names]
 
 
 def _shown(name: str) -> str:
-    """A setting's flag; what is no setting, and so has capitals or spaces or is no flag, as it is."""
-    return (
-        f"--{name.replace('_', '-')}"
-        if name not in ("training images", "training data", "ranks", "DALI backend")
-        else name
-    )
+    """A setting's flag; what is no setting as it is."""
+    return name if name in _NO_SETTINGS else f"--{name.replace('_', '-')}"
+
+
+def _remedy(name: str, saved: dict[str, Any]) -> str:
+    if name != _OPERATORS:
+        return ""
+    switch = {"native": "on", "portable": "off"}.get(saved.get(name, ""))
+    return f" (--native {switch} takes the saved ones)" if switch else " (saved before there was a choice)"
 
 
 def _launcher() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from timm.utils import ParseKwargs
 
+from dali_mix import native
 from dali_mix.train.config.types import finite, fraction, non_negative, non_negative_int, positive_int, probability
 
 _SWITCH = argparse.BooleanOptionalAction  # so that a recipe's switch can be turned off: --no-amp
@@ -28,6 +29,8 @@ def add_data(group: argparse._ArgumentGroup) -> None:
     add("-vb", "--validation-batch-size", type=positive_int, metavar="N", help="default: --batch-size")
     add("-j", "--workers", type=positive_int, default=4, metavar="N", help="DALI's CPU threads per rank, to decode too")
     add("--dali-device", choices=("gpu", "cpu"), help="backend of the pipelines; default: where the model is")
+    add("--native", default="auto", choices=native.MODES,
+        help="mix by the native operators: if they can be had on all ranks, in any case, or not")  # fmt: skip
     add("--dali-prefetch", type=positive_int, default=2, metavar="N", help="batches that DALI prepares ahead")
     add("--hw-decoder-load", type=probability, metavar="F", help="share that the GPU's JPEG engine decodes; DALI: 0.65")
     add("--preallocate-width-hint", type=non_negative_int, metavar="PX", help="of the largest image; for the engine")

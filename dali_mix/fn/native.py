@@ -1,0 +1,149 @@
+"""Mixing by the native operators: one that decides for the whole batch, one that moves the pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, types
+
+from dali_mix.fn import _graph
+from dali_mix.fn._graph import Node
+from dali_mix.fn.normalize import normalize
+from dali_mix.fn.params import MixParams
+from dali_mix.fn.recipe import BRANCHES, MixedBatch, Recipe
+
+NAME = "native"
+
+_METHODS = {"none": "leave", "smmix": "leave", "cutmix": "cutmix", "mixup": "mixup"}
+"""Branch to what the operator calls it: for the graph, a batch for the training step is one that is left alone."""
+
+
+def draw_cutmix(
+    images: Node,
+    *,
+    alpha: float,
+    prob: float,
+    mode: str,
+    pairing: str,
+    minmax: tuple[float, float] | None,
+    seed: int | None,
+) -> MixParams:
+    """See :func:`dali_mix.fn.draw_cutmix`."""
+    op = _graph.random_op("cutmix", seed)
+    drawing = {"prob": prob, "mode": mode, "pairing": pairing, "minmax": list(minmax or ())}
+    partner, box, _, _, lam, _ = _plan(op, {"cutmix": alpha}, _size_of(images), **drawing)
+    return MixParams(partner, box, lam)
+
+
+def draw_mixup(images: Node, *, alpha: float, prob: float, mode: str, pairing: str, seed: int | None) -> MixParams:
+    """See :func:`dali_mix.fn.draw_mixup`."""
+    op = _graph.random_op("mixup", seed)
+    # The weight does not depend on the size, so nothing waits for the images.
+    partner, _, _, _, lam, _ = _plan(op, {"mixup": alpha}, [1, 1], prob=prob, mode=mode, pairing=pairing)
+    return MixParams(partner, types.Constant(np.zeros(4, np.int32)), lam)
+
+
+def apply_cutmix(images: Node, params: MixParams) -> Node:
+    """See :func:`dali_mix.fn.apply_cutmix`."""
+    return _pixels(images, partner=params.partner, target=params.box)
+
+
+def apply_mixup(images: Node, params: MixParams) -> Node:
+    """See :func:`dali_mix.fn.apply_mixup`."""
+    return _pixels(images, partner=params.partner, weight=params.lam)
+
+
+def soft_targets(labels: Node, params: MixParams, *, num_classes: int, smoothing: float) -> Node:
+    """See :func:`dali_mix.fn.soft_targets`; ``labels`` and the result are on the CPU."""
+    return _targets(labels, params.partner, params.lam, num_classes, smoothing)
+
+
+def _targets(labels: Node, partner: Node | int, lam: Node | float, num_classes: int, smoothing: float) -> Node:
+    classes = {"num_classes": num_classes, "smoothing": smoothing}
+    targets: Node = _operators().soft_targets(
+        labels, partner=partner, lam=lam, **classes, **_graph.named_op("soft_targets")
+    )
+    return targets
+
+
+def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
+    """See :func:`dali_mix.fn.random_mix`; ``labels`` are on the CPU."""
+    if set(recipe.shares) == {"none"}:
+        targets = _targets(labels, 0, 1.0, recipe.num_classes, recipe.smoothing)
+        branch = _graph.constant(BRANCHES["none"], types.INT32)
+        return MixedBatch(normalize(images, recipe.normalization), targets, labels, branch)
+    choice: dict[str, Any] = {}
+    if len(recipe.shares) > 1:
+        op = _graph.random_op("branch", recipe.branch_seed)
+        choice["branch_draw"] = fn.random.uniform(range=[0.0, 1.0], **op("uniform"))
+    known = {"cutmix": recipe.cutmix_alpha, "mixup": recipe.mixup_alpha}
+    alphas = {name: known.get(name, 1.0) for name in recipe.shares}
+    partner, target, source, weight, _, branch, targets = _plan(
+        _graph.random_op("mix", recipe.seed),
+        alphas,
+        list(recipe.size_px) if recipe.size_px else _size_of(images) if recipe.mixes else [1, 1],
+        labels,
+        ends=np.cumsum(list(recipe.shares.values())).tolist(),
+        mode=recipe.mode,
+        pairing=recipe.pairing,
+        minmax=list(recipe.minmax or ()),
+        num_classes=recipe.num_classes,
+        smoothing=recipe.smoothing,
+        **choice,
+    )
+    if recipe.mixes or recipe.normalization:
+        placement = {"partner": partner, "target": target, "source": source, "weight": weight}
+        images = _pixels(images, **placement, **_leaving(recipe))
+    return MixedBatch(images, targets, labels, branch)
+
+
+def _plan(
+    op: _graph.OpArguments, alphas: dict[str, float], image_size: Any, *labels: Node, **options: Any
+) -> tuple[Node, ...]:
+    """What is decided for a batch: partner, target, source, weight, lam, branch, and targets where labels are given.
+
+    Args:
+        op: of this call.
+        alphas: parameter of the Beta distribution of each branch that can happen.
+        image_size: height and width, as numbers or as a node.
+        labels: none, or those of the batch.
+        options: others of the operator.
+    """
+    draws = fn.random.uniform(range=[0.0, 1.0], dtype=types.FLOAT64, **op("draws"))
+    options.setdefault("ends", [1.0])
+    planned: tuple[Node, ...] = _operators().plan(
+        draws,
+        *labels,
+        methods=[_METHODS[name] for name in alphas],
+        codes=[BRANCHES[name] for name in alphas],
+        alphas=list(alphas.values()),
+        image_size=image_size,
+        **_graph.named_op("plan"),
+        **options,
+    )
+    return planned
+
+
+def _pixels(images: Node, **placement: Any) -> Node:
+    mixed: Node = _operators().pixels(images, **_graph.named_op("pixels"), **placement)
+    return mixed
+
+
+def _operators() -> Any:
+    """The module of the native operators, which is there once the library is loaded."""
+    return fn.dali_mix  # type: ignore[attr-defined]
+
+
+def _size_of(images: Node) -> Node:
+    """int32 (3,), of which the operator reads height and width."""
+    return images.shape(dtype=types.INT32)
+
+
+def _leaving(recipe: Recipe) -> dict[str, Any]:
+    """How the images leave, and the size that the plan relied on."""
+    options: dict[str, Any] = {"image_size": list(recipe.size_px)} if recipe.size_px else {}
+    if recipe.normalization:
+        mean, std, half = recipe.normalization
+        options |= {"mean": list(mean), "std": list(std), "dtype": types.FLOAT16 if half else types.FLOAT}
+    return options

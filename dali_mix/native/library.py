@@ -1,0 +1,205 @@
+"""The library in this process: found, compiled, loaded once, and chosen or not."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nvidia.dali import backend, fn, plugin_manager
+
+from dali_mix.errors import ConfigError
+from dali_mix.native import cache
+from dali_mix.native.compile import BuildError, build
+from dali_mix.native.toolchain import sources_digest
+
+_log = logging.getLogger(__name__)
+
+MODES = ("auto", "on", "off")
+"""auto takes the native operators where they can be had, on insists on them, off takes the portable graph."""
+
+MODE_VARIABLE = "DALI_MIX_NATIVE"
+
+_SCHEMAS = ("dali_mix__Plan", "dali_mix__SoftTargets", "dali_mix__Pixels", "dali_mix__LimitSize")
+
+
+_find_schema: Any = backend.TryGetSchema  # type: ignore[attr-defined]
+
+
+class _State:
+    """What this process has found out.  DALI cannot forget a library, so there is one state per process."""
+
+    mode: str | None = None
+    reason: str = ""  # why the mode is what it is, where nobody asked for it
+    tried: bool = False
+    library: Path | None = None
+    kernels: tuple[int, ...] = ()
+    failure: str = ""
+    warned: bool = False
+
+
+_state = _State()
+
+
+def load_existing() -> None:
+    """Load a library that is there already; nothing is compiled, and nothing is said if there is none."""
+    if current_mode(strict=False) == "off" or _state.tried:
+        return
+    library = cache.find()
+    if library is not None:
+        _load(library)
+
+
+def operators(device: str = "cpu") -> Any | None:
+    """The native operators (``nvidia.dali.fn.dali_mix``), or None where the portable graph is to be used.
+
+    Compiles the library if that has not been tried before in this process: some seconds, once per machine.
+
+    Args:
+        device: "cpu" or "gpu", where the images are.
+
+    Raises:
+        ConfigError: if the mode is "on" and they cannot be had; or for a mode that is none.
+    """
+    mode = current_mode()
+    if mode == "off":
+        return None
+    failure = why_not(device)
+    if not failure:
+        return fn.dali_mix  # type: ignore[attr-defined]
+    if mode == "on":
+        raise ConfigError(f"the native operators are asked for but cannot be had: {failure}")
+    _say_once(failure)
+    return None
+
+
+def why_not(device: str = "cpu") -> str:
+    """Why the native operators cannot be had, "" if they can; compiles them as :func:`operators` does."""
+    if _state.library is None and not _state.tried:
+        _obtain()
+    if _state.library is None:
+        return _state.failure
+    if device == "gpu" and not _state.kernels:
+        return "NVRTC, which compiles the kernels and comes with PyTorch for CUDA, is not installed"
+    return ""
+
+
+def current_mode(strict: bool = True) -> str:
+    """The mode that was chosen, else that of the environment, else "auto".
+
+    Raises:
+        ConfigError: for one that is none, unless ``strict`` is False.
+    """
+    mode = _state.mode or os.environ.get(MODE_VARIABLE) or "auto"
+    if mode in MODES:
+        return mode
+    if strict:
+        raise ConfigError(f"{MODE_VARIABLE} must be one of {', '.join(MODES)}, got {mode!r}")
+    return "auto"
+
+
+def use(mode: str, reason: str = "") -> None:
+    """Choose for graphs that are defined from now on, whatever the environment says.
+
+    Args:
+        mode: one of :data:`MODES`.
+        reason: why, for :func:`describe`.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"the native operators can be {', '.join(MODES)}, got {mode!r}")
+    _state.mode, _state.reason = mode, reason
+
+
+@contextlib.contextmanager
+def using(mode: str, reason: str = "") -> Iterator[None]:
+    """``use`` for the graphs that are defined in a ``with`` block."""
+    before = _state.mode, _state.reason
+    use(mode, reason)
+    try:
+        yield
+    finally:
+        _state.mode, _state.reason = before
+
+
+def implementation(device: str = "cpu") -> str:
+    """ "native" or "portable": what a graph that is defined now is made of."""
+    return "portable" if operators(device) is None else "native"
+
+
+def describe() -> list[str]:
+    """Which implementation is in use, and why, a line each; compiles as :func:`operators` does."""
+    mode = current_mode(strict=False)
+    if mode == "off":
+        return [f"portable graph ({_state.reason or 'native operators are off'})"]
+    failure = why_not()
+    if failure:
+        return [f"portable graph: {failure}"]
+    made_for = ", ".join(f"sm_{arch}" if arch else "PTX" for arch in sorted(_state.kernels, reverse=True))
+    return [f"native operators, {_state.library}", f"kernels for {made_for or 'no GPU: NVRTC is not installed'}"]
+
+
+def _obtain() -> None:
+    """Find or compile the library, and load it; ``_state`` holds the outcome."""
+    library = cache.find()
+    if library is not None and _load(library):
+        return
+    try:
+        _compile()
+    except BuildError as error:
+        _state.failure = str(error)
+    except OSError as error:
+        _state.failure = f"the library cannot be written: {error}"
+    _state.tried = True
+
+
+def _compile() -> None:
+    folder = cache.cache_folder()
+    if folder is not None:
+        _log.info("compiling the mixing operators, once for this machine and DALI ...")
+        try:
+            _load(cache.keep(build, folder))
+            return
+        except OSError as error:
+            _log.info("%s cannot be written (%s): the operators are compiled for this process alone", folder, error)
+    for library in cache.build_unkept(build):
+        _load(library)
+
+
+def _load(library: cache.Library) -> bool:
+    """Load a library into DALI.  A second one with the same operators would abort the process, so ask first."""
+    schema = _find_schema(_SCHEMAS[0])
+    if schema is None:
+        try:
+            plugin_manager.load_library(str(library.path))
+        except RuntimeError as error:
+            _state.failure = f"{library.path} cannot be loaded ({str(error).strip().splitlines()[0]})"
+            return False
+        schema = _find_schema(_SCHEMAS[0])
+    if any(_find_schema(name) is None for name in _SCHEMAS) or sources_digest() not in schema.Dox():
+        _state.tried, _state.failure = True, "other operators of the name dali_mix are loaded in this process"
+        return False
+    handle = ctypes.CDLL(str(library.path))
+    if handle.dali_mix_self_check():
+        _state.tried, _state.failure = True, f"{library.path} fails its self-check; delete it"
+        return False
+    for architecture, path in library.kernels.items():
+        code = path.read_bytes()
+        handle.dali_mix_add_kernels(architecture, code, ctypes.c_size_t(len(code)))
+    _state.library, _state.kernels, _state.tried, _state.failure = library.path, tuple(library.kernels), True, ""
+    return True
+
+
+def _say_once(failure: str) -> None:
+    if _state.warned:
+        return
+    _state.warned = True
+    _log.warning(
+        "mixing uses the portable graph, which decides some ten times more slowly (it can halve a GPU's loader): %s. "
+        "%s=off says that this is wanted",
+        failure,
+        MODE_VARIABLE,
+    )

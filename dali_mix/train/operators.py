@@ -1,0 +1,41 @@
+"""All ranks mix by the same operators: their random numbers differ between the implementations."""
+
+from __future__ import annotations
+
+import logging
+
+from dali_mix import native
+from dali_mix.errors import ConfigError
+from dali_mix.train.distributed import World
+
+_log = logging.getLogger(__name__)
+
+
+def agree_on_operators(mode: str, device: str, world: World) -> tuple[str, str]:
+    """Choose the implementation of the mixing for this run; compiles the native one where that is still to be done.
+
+    Args:
+        mode: "on" insists on the native operators, "off" does without, "auto" takes them if every rank can have
+            them, unless the environment decides (``DALI_MIX_NATIVE``).
+        device: where the images are, "gpu" or "cpu".
+        world: this rank; every rank must call.
+
+    Returns:
+        "on" or "off", and why: what :func:`dali_mix.native.using` takes.
+
+    Raises:
+        ConfigError: for "on", if a rank cannot have them.
+    """
+    mode = native.current_mode() if mode == "auto" else mode
+    if mode == "off":
+        return "off", "native operators are switched off"
+    failures = world.broadcast(world.gather(native.why_not(device)))
+    lacking = [(rank, why) for rank, why in enumerate(failures) if why]
+    if not lacking:
+        return "on", ""
+    where = f" on rank {lacking[0][0]}" if world.size > 1 else ""
+    text = f"the native operators cannot be had{where}: {lacking[0][1]}"
+    if mode == "on":
+        raise ConfigError(f"--native on: {text}")
+    _log.warning("%s; the portable graph mixes instead, which decides some ten times more slowly", text)
+    return "off", text
