@@ -1,118 +1,167 @@
-"""What mixing costs in the loader: the same pipeline without, and with each way of mixing."""
+"""What mixing costs in the loader, and what other loaders do: images per second and processor time."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from nvidia.dali import fn, pipeline_def, types
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from dali_mix.data import DecoderSettings, ImageFolder, scan_image_folder, select_backend
+from dali_mix.errors import ConfigError
+from dali_mix.tools.bench import sweep
+from dali_mix.tools.bench.alternatives import ALTERNATIVES, LoadingTime, choose_alternatives, segment
+from dali_mix.tools.bench.report import SPEED_COLUMNS, Column
+from dali_mix.tools.bench.setting import Alternative, Setting
+from dali_mix.tools.bench.timing import measure, ratio, spread, summarise
 
-from dali_mix import fn as mix
-from dali_mix.data import (
-    Batch,
-    ImageFolder,
-    MixLoader,
-    normalized_outputs,
-    random_resized_crop,
-    read_images,
-    scan_image_folder,
-    select_backend,
-)
-from dali_mix.tools.bench.timing import interleave, summarise
-
-CHOICES: Mapping[str, dict[str, float] | None] = {
-    "none": None,
-    "cutmix": {"cutmix": 1.0},
-    "mixup": {"mixup": 1.0},
-    "random_mix": {"cutmix": 0.5, "mixup": 0.5},
-}
-"""The alternatives, as ``random_mix`` takes them; None is a pipeline without any operator of ours."""
-
-_WARM_UP = 6
-"""Batches before the clock starts: decoders and buffers grow, and an idle pipeline holds up to four ready."""
+DEFAULT_ONLY = ("none", "cutmix", "mixup", "random_mix", "nvidia", "nvidia_mixup")
+DEFAULT_BASELINE = "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this benchmark."""
+    parser.description = __doc__
     add = parser.add_argument
     add("--data-dir", type=Path, required=True, metavar="DIR", help="a folder with one sub-folder of images per class")
+    add("--images", type=int, metavar="N", help="read this many files, spread over the classes; a multiple of the "
+        "batch size, by default the largest one there is")  # fmt: skip
     add("--device", choices=("gpu", "cpu"), default="gpu", help="DALI's backend; cpu where there is no GPU")
     add("--img-size", type=int, default=224, metavar="PX", help="side of the images")
     add("-b", "--batch-size", type=int, default=64, metavar="N", help="images per batch")
-    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads")
-    add("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="of the resize")
+    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads, or a DataLoader's processes")
+    add("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="of every alternative's resize")
+    add("--hw-decoder-load", type=float, metavar="SHARE", help="share of the images that DALI gives to the hardware "
+        "decoder, in [0, 1]; by default DALI decides")  # fmt: skip
+    add("--only", nargs="+", metavar="NAME", help="time these alternatives: all, or some of "
+        f"{', '.join(ALTERNATIVES)}; by default {', '.join(DEFAULT_ONLY)}")  # fmt: skip
+    add("--baseline", nargs="+", metavar="NAME", help="alternatives that the others are compared with, round by "
+        f"round; by default {DEFAULT_BASELINE}, or the first that is timed")  # fmt: skip
     add("--rounds", type=int, default=20, metavar="N", help="each alternative is timed this often")
-    add("--batches", type=int, default=12, metavar="N", help="timed batches per alternative and round")
+    add("--batches", type=int, metavar="N", help="timed batches per alternative and round; by default 12, rounded "
+        "up to whole epochs where these are short")  # fmt: skip
+    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer")
+    sweep.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the alternatives; the figures are images per second and the time relative to no mixing."""
-    folder = scan_image_folder(args.data_dir)
-    work = {name: _segments(folder, choices, args) for name, choices in CHOICES.items()}
-    interleave(work, rounds=1)  # the first pipelines of a process also load libraries and warm the page cache
-    seconds = interleave(work, args.rounds)
-    results = summarise(seconds, baseline="none", work=args.batches * args.batch_size)
-    return {"unit": "img/s", "baseline": "none", "results": results, "seconds": seconds}
+    """Time the alternatives, or with ``--sweep`` the settings of one of them.
 
+    Returns:
+        "results": for each name "per_s" (images per second), "cpu_s_per_1000" (processor seconds per 1,000 images),
+        and each divided by the baseline's of the same round, "ratio" and "cpu_ratio" for the first baseline,
+        "ratio NAME" and "cpu_ratio NAME" for any other; "seconds" and "cpu_seconds", per image and round.
 
-def _segments(
-    folder: ImageFolder, choices: Mapping[str, float] | None, args: argparse.Namespace
-) -> Callable[[], float]:
-    """Each call times ``args.batches`` batches of a new pipeline.
-
-    New, because a pipeline's speed depends by some 5 % on where its buffers happen to lie: two that are
-    the same in every way differ for as long as they live.
+    Raises:
+        ConfigError: for settings that cannot work or would have no effect.
+        DataError: for an image that cannot be loaded.
     """
-    seeds = itertools.count()
-
-    def work() -> float:
-        with _loader(folder, choices, args, seed=next(seeds)) as loader:
-            batches = itertools.chain.from_iterable(itertools.repeat(loader))
-            _drain(batches, _WARM_UP)
-            start = time.perf_counter()
-            _drain(batches, args.batches)
-            return time.perf_counter() - start
-
-    return work
+    _check(args)
+    chosen = choose_alternatives(args.only or ([sweep.DEFAULT_ALTERNATIVE] if args.sweep else list(DEFAULT_ONLY)))
+    if args.sweep:
+        return _sweep(chosen, args)
+    baselines = _baselines(args.baseline, list(chosen))
+    if args.hw_decoder_load is not None and all(alternative.processes for alternative in chosen.values()):
+        raise ConfigError("--hw-decoder-load has no effect: none of the alternatives decodes with DALI")
+    setting = _setting(args)
+    return _measure({name: segment(chosen[name], setting, args.batches) for name in chosen}, baselines, args)
 
 
-def _loader(folder: ImageFolder, choices: Mapping[str, float] | None, args: argparse.Namespace, seed: int) -> MixLoader:
+def _sweep(chosen: Mapping[str, Alternative], args: argparse.Namespace) -> dict[str, Any]:
+    if len(chosen) > 1:
+        raise ConfigError(f"--sweep takes one alternative, got {' '.join(chosen)}")
+    ((name, alternative),) = chosen.items()
+    settings = sweep.settings(alternative, _setting(args), args)
+    work = {label: segment(alternative, setting, args.batches) for label, setting in settings.items()}
+    result = _measure(work, [next(iter(work))], args)
+    return result | {"lines": [sweep.best(name, result["results"])]}
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name in ("images", "img_size", "batch_size", "workers", "rounds", "batches"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if args.batch_size % 2:
+        raise ConfigError(f"--batch-size must be even, as timm's Mixup pairs the images, got {args.batch_size}")
+    sweep.check(args)
+
+
+def _setting(args: argparse.Namespace) -> Setting:
     backend = select_backend(args.device)
-    pipeline = _graph(
-        folder,
-        choices,
-        args,
-        decoder=backend.decoder,
+    if backend.decoder == "cpu" and (args.hw_decoder_load is not None or args.sweep_loads is not None):
+        raise ConfigError("the hardware decoder needs a GPU: leave out --hw-decoder-load and --sweep-loads")
+    folder = _whole_batches(scan_image_folder(args.data_dir), args.images, args.batch_size)
+    return Setting(
+        folder=folder,
+        backend=backend,
         batch_size=args.batch_size,
-        num_threads=args.workers,
-        device_id=backend.device_id,
-        seed=seed,
+        img_size=args.img_size,
+        interpolation=args.interpolation,
+        workers=args.workers,
+        decoder_settings=DecoderSettings(hw_decoder_load=args.hw_decoder_load),
     )
-    return MixLoader(pipeline)
 
 
-@pipeline_def
-def _graph(folder, choices, args, decoder):  # type: ignore[no-untyped-def]
-    jpegs, labels = read_images(folder, training=True)
-    images = random_resized_crop(jpegs, args.img_size, decoder=decoder, interpolation=args.interpolation)
-    images = fn.flip(images, horizontal=fn.random.coin_flip())
-    num_classes = len(folder.classes)
-    if choices is None:
-        targets = fn.one_hot(labels, num_classes=num_classes)
-        mixed = mix.MixedBatch(images, targets, labels, fn.cast(fn.squeeze(labels * 0, axes=[0]), dtype=types.INT32))
-    else:
-        mixed = mix.random_mix(images, labels, num_classes=num_classes, choices=choices, smoothing=0.1)
-    return normalized_outputs(mixed, {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD})
+def _whole_batches(folder: ImageFolder, images: int | None, batch_size: int) -> ImageFolder:
+    """As many images as fill whole batches: of an incomplete one the images are read and thrown away."""
+    count = len(folder) // batch_size * batch_size if images is None else images
+    if len(folder) < max(count, batch_size):
+        needed = f"--images {count}" if images else f"one batch of {batch_size}"
+        raise ConfigError(f"{folder.root} holds {len(folder)} images, too few for {needed}")
+    if count % batch_size:
+        raise ConfigError(f"--images {count} does not fill whole batches of {batch_size}: give a multiple of it")
+    if images is None and count < len(folder):
+        left_out = f"{len(folder) - count} of {len(folder)} images are left out, to fill whole batches of {batch_size}"
+        print(f"{left_out} (--images {count})", file=sys.stderr)
+    return _spread_over_classes(folder, count)
 
 
-def _drain(batches: Iterator[Batch], count: int) -> None:
-    for _ in itertools.islice(batches, count):
-        pass
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _spread_over_classes(folder: ImageFolder, count: int) -> ImageFolder:
+    """The first file of every class, then the second, and so on, until there are ``count``; in the folder's order."""
+    seen = [0] * len(folder.classes)
+    rank = []
+    for label in folder.labels:
+        rank.append(seen[label])
+        seen[label] += 1
+    chosen = sorted(sorted(range(len(folder)), key=rank.__getitem__)[:count])
+    files, labels = folder.files, folder.labels
+    return replace(
+        folder, files=tuple(files[index] for index in chosen), labels=tuple(labels[index] for index in chosen)
+    )
+
+
+def _baselines(baselines: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+    if baselines is None:
+        return [DEFAULT_BASELINE if DEFAULT_BASELINE in names else names[0]]
+    missing = [name for name in baselines if name not in names]
+    if missing:
+        raise ConfigError(f"--baseline {missing[0]} is not timed; the alternatives are {', '.join(names)}")
+    return list(dict.fromkeys(baselines))
+
+
+def _measure(
+    work: Mapping[str, Callable[[], LoadingTime]], baselines: Sequence[str], args: argparse.Namespace
+) -> dict[str, Any]:
+    times = measure(work, args.rounds, args.time_limit)
+    seconds = {name: [time.seconds for time in values] for name, values in times.items()}
+    cpu_seconds = {name: [time.cpu_seconds for time in values] for name, values in times.items()}
+    baseline, *others = baselines
+    results = summarise(seconds, baseline, work=1)
+    columns = [SPEED_COLUMNS[0], Column("cpu_s_per_1000", "cpu s / 1000", ".2f")]
+    for key, base in [("", baseline), *((f" {name}", name) for name in others)]:
+        columns += [Column(f"ratio{key}", f"time / {base}", ".3f"), Column(f"cpu_ratio{key}", f"cpu / {base}", ".3f")]
+        for name, figures in results.items():
+            figures["cpu_s_per_1000"] = spread([1000 * value for value in cpu_seconds[name]])
+            figures[f"ratio{key}"] = ratio(seconds[name], seconds[base])
+            figures[f"cpu_ratio{key}"] = ratio(cpu_seconds[name], cpu_seconds[base])
+    return {
+        "unit": "img/s",
+        "baseline": baseline,
+        "columns": columns,
+        "results": results,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+    }

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"of {', '.join(GRAPHS)}; by default all")  # fmt: skip
     add("--rounds", type=int, default=20, metavar="N", help="each row is timed this often")
     add("--batches", type=int, default=50, metavar="N", help="timed batches per row and round")
-    add("--time-limit", type=float, metavar="SECONDS", help="start no further round after this time")
+    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -21,16 +21,19 @@ def interleave(
         alternatives: each call does its work once and returns what it measured, seconds for example.
         rounds: how often each is called; every second round runs in reverse order, so that none always follows
             the same neighbour.
-        limit_s: no round starts later than this many seconds after the call; the first one always does.
+        limit_s: no round starts that would not end within this many seconds from the call, if it takes as long as
+            the longest so far; the first one always does.
     """
     figures: dict[str, list[Figure]] = {name: [] for name in alternatives}
     names = list(alternatives)
-    start = time.perf_counter()
+    start, longest = time.perf_counter(), 0.0
     for index in tqdm(range(rounds), unit="round", disable=None, leave=False):
-        if index and limit_s is not None and time.perf_counter() - start > limit_s:
+        begin = time.perf_counter()
+        if index and limit_s is not None and begin - start + longest > limit_s:
             break
         for name in names if index % 2 == 0 else reversed(names):
             figures[name].append(alternatives[name]())
+        longest = max(longest, time.perf_counter() - begin)
     return figures
 
 

@@ -1,0 +1,71 @@
+"""What all alternatives of the loader benchmark share, so that they do the same work on the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dali_mix.data import DecoderSettings, ImageFolder
+from dali_mix.data.device import Backend
+
+SMOOTHING = 0.1
+MIXUP_ALPHA = 0.8
+CUTMIX_ALPHA = 1.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How an alternative is run.
+
+    Fields:
+        folder: the images, whole batches of them.
+        backend: of DALI.
+        batch_size: images per batch.
+        img_size: side of the images in pixels.
+        interpolation: "bilinear" or "bicubic", antialiased.
+        workers: DALI's CPU threads, or a DataLoader's processes.
+        decoder_settings: of DALI's mixed decoder.
+        seed: of everything that is drawn.
+    """
+
+    folder: ImageFolder
+    backend: Backend
+    batch_size: int
+    img_size: int
+    interpolation: str
+    workers: int
+    decoder_settings: DecoderSettings
+    seed: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        """K, empty classes included."""
+        return len(self.folder.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches have to be."""
+        index = self.backend.device_id
+        return torch.device("cpu") if index is None else torch.device("cuda", index)
+
+
+Batches = Iterator[tuple[Any, Tensor]]
+"""Images, and soft targets (B, K) or labels (B,), on one device; without end, one epoch after the other."""
+
+
+class Alternative(NamedTuple):
+    """One way to load images.
+
+    Fields:
+        open: what makes its batches; left, it has ended its threads and processes.
+        processes: whether its workers are processes, which deliver in bursts of one batch each, and not
+            DALI's threads.
+    """
+
+    open: Callable[[Setting], AbstractContextManager[Batches]]
+    processes: bool = False
