@@ -26,8 +26,9 @@ from dali_mix import fn as mix
 from dali_mix.data import (
     DecoderSettings,
     ImageFolder,
+    batch_outputs,
     decode_images,
-    normalized_outputs,
+    normalization,
     read_images,
     scan_image_folder,
     select_backend,
@@ -86,7 +87,7 @@ def cifar_train(
             "smoothing": smoothing,
             "branch_seed": branch_seed,
         },
-        normalization={"mean": mean, "std": std},
+        leaving={"mean": mean, "std": std},
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
@@ -118,7 +119,7 @@ def cifar_val(
         partial(read_images, folder, training=False, shard_id=shard_id, num_shards=num_shards),
         decoding={"decoder": backend.decoder, "decoder_settings": decoder_settings},
         num_classes=len(folder.classes),
-        normalization={"mean": mean, "std": std},
+        leaving={"mean": mean, "std": std},
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
@@ -128,18 +129,20 @@ def cifar_val(
 
 
 @pipeline_def
-def _train_graph(source, decoding, img_size, padding, mixing, normalization):
+def _train_graph(source, decoding, img_size, padding, mixing, leaving):
     jpegs, labels = source()
     images = _padded_crop(decode_images(jpegs, **decoding), img_size, padding)
     images = fn.flip(images, horizontal=fn.random.coin_flip(name="hflip"))
-    return normalized_outputs(mix.random_mix(images, labels, **mixing), normalization)
+    mixed = mix.random_mix(images, labels, **mixing, image_size=img_size, normalization=normalization(**leaving))
+    return batch_outputs(mixed)
 
 
 @pipeline_def
-def _val_graph(source, decoding, num_classes, normalization):
+def _val_graph(source, decoding, num_classes, leaving):
     jpegs, labels = source()
     images = decode_images(jpegs, **decoding)
-    return normalized_outputs(mix.random_mix(images, labels, num_classes=num_classes, choices={}), normalization)
+    mixing = {"num_classes": num_classes, "choices": {}}
+    return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**leaving)))
 
 
 def _padded_crop(images: DataNode, img_size: int, padding: int) -> DataNode:

@@ -63,8 +63,9 @@ from dali_mix.data import (
     DecoderSettings,
     ImageFolder,
     augment,
+    batch_outputs,
     feed_images,
-    normalized_outputs,
+    normalization,
     random_resized_crop,
     read_images,
     resize_center_crop,
@@ -121,7 +122,7 @@ def imagenet_train(
         others: see the top of this file.
 
     Returns:
-        A pipeline, not yet built, with the outputs of ``normalized_outputs``: images, targets, labels, branch.
+        A pipeline, not yet built, with the outputs of ``batch_outputs``: images, targets, labels, branch.
     """
     if train_crop_mode != "rrc":
         raise ConfigError(f"train_crop_mode must be 'rrc', timm's others are not available, got {train_crop_mode!r}")
@@ -140,7 +141,7 @@ def imagenet_train(
         | {"interpolation": interpolation, "decoder_settings": decoder_settings},
         augmentation=_one_hflip(hflip, augmentation),
         mixing=mixing,
-        normalization={"mean": mean, "std": std, "half": half},
+        leaving={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
@@ -187,7 +188,7 @@ def imagenet_val(
         img_size=img_size,
         crop={"crop_pct": crop_pct, "interpolation": interpolation, "decoder_settings": decoder_settings},
         num_classes=num_classes,
-        normalization={"mean": mean, "std": std, "half": half},
+        leaving={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
@@ -235,20 +236,24 @@ def _size(
 
 
 @pipeline_def
-def _train_graph(source, decoder, img_size, crop, augmentation, mixing, normalization):
+def _train_graph(source, decoder, img_size, crop, augmentation, mixing, leaving):
     jpegs, labels = source()
     # By its name, and not by a condition in the graph: "crop_pct" is the centre crop's.
     crop_images = resize_center_crop if "crop_pct" in crop else random_resized_crop
-    images = crop_images(jpegs, img_size(), decoder=decoder, **crop)
-    images = augment(images, augmentation, img_mean=normalization["mean"], img_std=normalization["std"])
-    return normalized_outputs(mix.random_mix(images, labels, **mixing), normalization)
+    size = img_size()
+    images = crop_images(jpegs, size, decoder=decoder, **crop)
+    images = augment(images, augmentation, img_mean=leaving["mean"], img_std=leaving["std"])
+    known = size if isinstance(size, int) else None
+    mixed = mix.random_mix(images, labels, **mixing, image_size=known, normalization=normalization(**leaving))
+    return batch_outputs(mixed)
 
 
 @pipeline_def
-def _val_graph(source, decoder, img_size, crop, num_classes, normalization):
+def _val_graph(source, decoder, img_size, crop, num_classes, leaving):
     jpegs, labels = source()
     images = resize_center_crop(jpegs, img_size, decoder=decoder, **crop)
-    return normalized_outputs(mix.random_mix(images, labels, num_classes=num_classes, choices={}), normalization)
+    mixing = {"num_classes": num_classes, "choices": {}}
+    return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**leaving)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

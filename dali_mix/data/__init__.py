@@ -12,6 +12,8 @@ from dali_mix.data.folder import find_split as find_split
 from dali_mix.data.folder import scan_image_folder as scan_image_folder
 from dali_mix.data.loader import Batch as Batch
 from dali_mix.data.loader import MixLoader as MixLoader
+from dali_mix.data.normalize import batch_outputs as batch_outputs
+from dali_mix.data.normalize import normalization as normalization
 from dali_mix.data.normalize import normalize as normalize
 from dali_mix.data.normalize import normalized_outputs as normalized_outputs
 from dali_mix.data.source import feed_images as feed_images

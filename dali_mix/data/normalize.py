@@ -1,14 +1,24 @@
-"""Normalise: the last step in the graph."""
+"""Normalize: how images leave the graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
-from dali_mix.fn import MixedBatch
+from dali_mix.fn import MixedBatch, Normalization
+from dali_mix.fn import normalize as normalize_levels
+
+
+def normalization(mean: Sequence[float], std: Sequence[float], *, half: bool = False) -> Normalization:
+    """``(images / 255 - mean) / std`` for uint8 images, as ``random_mix`` takes it.
+
+    Args:
+        mean, std: one value per channel, for images in [0, 1].
+        half: float16 instead of float32.
+    """
+    return Normalization([255 * value for value in mean], [255 * value for value in std], half)
 
 
 def normalize(images: DataNode, mean: Sequence[float], std: Sequence[float], *, half: bool = False) -> DataNode:
@@ -19,34 +29,37 @@ def normalize(images: DataNode, mean: Sequence[float], std: Sequence[float], *, 
 
     Args:
         images: uint8 (H, W, 3), CPU or GPU.
-        mean, std: three values each, for images in [0, 1].
-        half: float16 instead of float32.
+        mean, std, half: see :func:`normalization`.
 
     Returns:
         float32 or float16 (H, W, 3), layout HWC, same device.
     """
-    return fn.crop_mirror_normalize(
-        images,
-        dtype=types.FLOAT16 if half else types.FLOAT,
-        output_layout="HWC",
-        mean=[255 * value for value in mean],
-        std=[255 * value for value in std],
-    )
+    return normalize_levels(images, normalization(mean, std, half=half))
+
+
+def batch_outputs(mixed: MixedBatch) -> tuple[DataNode, ...]:
+    """The outputs of a pipeline for ``MixLoader``: images that are normalized already, targets, labels, branch.
+
+    Args:
+        mixed: from ``random_mix``.
+
+    Returns:
+        the images; targets float32 (K,) and the labels on the device of the images; branch int32 () on the CPU, so
+        that reading it waits for no GPU.
+    """
+    images, targets, labels, branch = mixed
+    if images.device == "gpu":
+        targets, labels = targets.gpu(), labels.gpu()
+    return images, targets, labels, branch
 
 
 def normalized_outputs(mixed: MixedBatch, normalization: dict[str, Any]) -> tuple[DataNode, ...]:
-    """The outputs of a pipeline for ``MixLoader``: normalised images, and targets and labels beside them.
+    """:func:`batch_outputs` of images that are still to be normalized.
 
     Args:
         mixed: from ``random_mix``.
         normalization: arguments of :func:`normalize`.
 
-    Returns:
-        images float (H, W, 3); targets float32 (K,) and labels int64 on the device of the images; branch int32 ()
-        on the CPU, so that reading it waits for no GPU.
+    ``random_mix(..., normalization=...)`` does it in one pass with the mixing.
     """
-    images, targets, labels, branch = mixed
-    labels = fn.cast(labels, dtype=types.INT64)
-    if images.device == "gpu":
-        targets, labels = targets.gpu(), labels.gpu()
-    return normalize(images, **normalization), targets, labels, branch
+    return batch_outputs(mixed._replace(images=normalize(mixed.images, **normalization)))

@@ -12,6 +12,7 @@ from dali_mix.fn.implementation import implementation_of as implementation_of
 from dali_mix.fn.mixup import apply_mixup as apply_mixup
 from dali_mix.fn.mixup import draw_mixup as draw_mixup
 from dali_mix.fn.mixup import mixup as mixup
+from dali_mix.fn.normalize import normalize as normalize
 from dali_mix.fn.params import MixParams as MixParams
 from dali_mix.fn.random_mix import random_mix as random_mix
 from dali_mix.fn.recipe import BRANCHES as BRANCHES

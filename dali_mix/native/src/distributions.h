@@ -13,7 +13,7 @@ namespace dali_mix {
 
 // Beta(alpha, alpha), alpha > 0.
 // Sources: Johnk 1964 for alpha <= 1, in logarithms where the powers underflow; Cheng 1978, algorithm BB, above.
-inline double SymmetricBeta(Stream &stream, double alpha) {
+inline double SymmetricBeta(Stream& stream, double alpha) {
   if (alpha <= 1) {
     while (true) {
       double x = std::log(stream.Uniform()) / alpha, y = std::log(stream.Uniform()) / alpha;
@@ -37,7 +37,7 @@ inline double SymmetricBeta(Stream &stream, double alpha) {
 }
 
 // A uniform permutation of 0 .. n-1 without fixed points; n = 1 has only the one with.
-inline std::vector<int> Derangement(Stream &stream, int n) {
+inline std::vector<int> Derangement(Stream& stream, int n) {
   std::vector<int> order(n);
   while (true) {
     std::iota(order.begin(), order.end(), 0);

@@ -7,7 +7,7 @@
 
 extern "C" {
 
-__attribute__((visibility("default"))) void dali_mix_add_kernels(int arch, const void *data, size_t size) {
+__attribute__((visibility("default"))) void dali_mix_add_kernels(int arch, const void* data, size_t size) {
   dali_mix::AddKernels(arch, data, size);
 }
 

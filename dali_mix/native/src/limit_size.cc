@@ -8,23 +8,22 @@ namespace dali_mix {
 
 class LimitSize : public dali::StatelessOperator<dali::CPUBackend> {
  public:
-  explicit LimitSize(const dali::OpSpec &spec)
+  explicit LimitSize(const dali::OpSpec& spec)
       : StatelessOperator<dali::CPUBackend>(spec), max_pixels_(spec.GetArgument<int64_t>("max_pixels")) {}
 
   bool HasContiguousOutputs() const override { return false; }
 
  protected:
-  bool SetupImpl(std::vector<dali::OutputDesc> &, const dali::Workspace &) override { return false; }
+  bool SetupImpl(std::vector<dali::OutputDesc>&, const dali::Workspace&) override { return false; }
 
-  void RunImpl(dali::Workspace &ws) override {
+  void RunImpl(dali::Workspace& ws) override {
     const auto &encoded = ws.Input<dali::CPUBackend>(0), &shapes = ws.Input<dali::CPUBackend>(1);
     DALI_MIX_REQUIRE(shapes.type() == DALI_INT64, "shape must be int64, got ", shapes.type());
     for (int i = 0; i < shapes.num_samples(); i++) {
-      const int64_t *shape = shapes.tensor<int64_t>(i);
+      const int64_t* shape = shapes.tensor<int64_t>(i);
       // Division, because the product of two claimed sides may not fit.
-      DALI_MIX_REQUIRE(shape[0] <= 0 || shape[1] <= max_pixels_ / shape[0],
-                   "an image has ", shape[0], " x ", shape[1], " pixels, more than ", max_pixels_,
-                                     " in all; remove it: ", encoded.GetMeta(i).GetSourceInfo());
+      DALI_MIX_REQUIRE(shape[0] <= 0 || shape[1] <= max_pixels_ / shape[0], "an image has ", shape[0], " x ", shape[1],
+                       " pixels, more than ", max_pixels_, " in all; remove it: ", encoded.GetMeta(i).GetSourceInfo());
     }
     ws.Output<dali::CPUBackend>(0).ShareData(encoded);
   }

@@ -37,9 +37,7 @@ class Stream {
   }
 
   // An integer in [0, n), for n up to 2^31: a bias of at most n / 2^52 is far below what any test can see.
-  int Below(int n) {
-    return static_cast<int>(Uniform() * n);
-  }
+  int Below(int n) { return static_cast<int>(Uniform() * n); }
 
  private:
   uint32_t Next() {

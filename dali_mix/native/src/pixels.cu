@@ -2,7 +2,7 @@
 #include "pixels_kernel.h"
 
 #define DALI_MIX_KERNEL(name, In, Out, normalize)                                                              \
-  extern "C" __global__ void name(const dali_mix::Sample *samples, int channels, dali_mix::Normalization by) { \
+  extern "C" __global__ void name(const dali_mix::Sample* samples, int channels, dali_mix::Normalization by) { \
     unsigned first = (blockIdx.x * blockDim.x + threadIdx.x) * dali_mix::kPerThread;                           \
     dali_mix::MixWord<In, Out, normalize>(samples[blockIdx.y], channels, by, first);                           \
   }

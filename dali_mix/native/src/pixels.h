@@ -17,7 +17,7 @@ namespace dali_mix {
 template <typename Backend>
 class Pixels : public dali::StatelessOperator<Backend> {
  public:
-  explicit Pixels(const dali::OpSpec &spec)
+  explicit Pixels(const dali::OpSpec& spec)
       : dali::StatelessOperator<Backend>(spec),
         partner_("partner", spec),
         target_("target", spec),
@@ -30,20 +30,20 @@ class Pixels : public dali::StatelessOperator<Backend> {
         dtype_(spec.HasArgument("dtype") ? spec.GetArgument<dali::DALIDataType>("dtype") : DALI_NO_TYPE) {
     DALI_MIX_REQUIRE(mean_.size() == std_.size(), "mean and std must have one value per channel each");
     DALI_MIX_REQUIRE(dtype_ == DALI_NO_TYPE || dtype_ == DALI_FLOAT || dtype_ == DALI_FLOAT16,
-                 "dtype must be FLOAT or FLOAT16, got ", dtype_);
+                     "dtype must be FLOAT or FLOAT16, got ", dtype_);
   }
 
  protected:
   using dali::OperatorBase::spec_;
 
-  bool SetupImpl(std::vector<dali::OutputDesc> &outputs, const dali::Workspace &ws) override {
-    const auto &images = ws.template Input<Backend>(0);
+  bool SetupImpl(std::vector<dali::OutputDesc>& outputs, const dali::Workspace& ws) override {
+    const auto& images = ws.template Input<Backend>(0);
     DALI_MIX_REQUIRE(images.type() == DALI_UINT8 || images.type() == DALI_FLOAT,
-                 "images must be uint8 or float32, got ", images.type(),
-                                   "; mix before crop_mirror_normalize, or cast");
+                     "images must be uint8 or float32, got ", images.type(),
+                     "; mix before crop_mirror_normalize, or cast");
     DALI_MIX_REQUIRE(images.sample_dim() == 3 && (images.GetLayout().empty() || images.GetLayout() == "HWC"),
-                 "images must be (H, W, C), got ", images.sample_dim(), " dimensions, layout \"",
-                                   images.GetLayout(), "\"; mix before the layout is changed");
+                     "images must be (H, W, C), got ", images.sample_dim(), " dimensions, layout \"",
+                     images.GetLayout(), "\"; mix before the layout is changed");
     outputs = {{images.shape(), Normalizes() ? (dtype_ == DALI_NO_TYPE ? DALI_FLOAT : dtype_) : images.type()}};
     return true;
   }
@@ -51,33 +51,46 @@ class Pixels : public dali::StatelessOperator<Backend> {
   bool Normalizes() const { return !mean_.empty() || dtype_ != DALI_NO_TYPE; }
 
   // What is done to each sample; refuses what lies outside of an image.
-  std::vector<Sample> Samples(const dali::Workspace &ws) {
-    const auto &images = ws.template Input<Backend>(0);
-    auto &out = ws.template Output<Backend>(0);
+  std::vector<Sample> Samples(const dali::Workspace& ws) {
+    const auto& images = ws.template Input<Backend>(0);
+    auto& out = ws.template Output<Backend>(0);
     out.SetLayout(images.GetLayout());
     int n = images.num_samples();
     if (n) Acquire(ws, n);
     std::vector<Sample> samples(n);
     for (int i = 0; i < n; i++) {
       int partner = *partner_[i].data;
-      DALI_MIX_REQUIRE(partner >= 0 && partner < n,
-                   "partner ", partner, " of sample ", i, " is not in the batch of ", n);
+      DALI_MIX_REQUIRE(partner >= 0 && partner < n, "partner ", partner, " of sample ", i, " is not in the batch of ",
+                       n);
       auto own = images.tensor_shape_span(i), other = images.tensor_shape_span(partner);
       CheckSize(own, i);
-      DALI_MIX_REQUIRE(own[2] == other[2], "images ", i, " and ", partner, " differ in channels: ",
-                                                         own[2], " and ", other[2]);
-      Box target = target_.HasValue() ? Read(target_[i].data)
-                                      : Box{0, 0, static_cast<int>(own[0]), static_cast<int>(own[1])};
+      DALI_MIX_REQUIRE(own[2] == other[2], "images ", i, " and ", partner, " differ in channels: ", own[2], " and ",
+                       other[2]);
+      Box target =
+          target_.HasValue() ? Read(target_[i].data) : Box{0, 0, static_cast<int>(own[0]), static_cast<int>(own[1])};
       Box source = source_.HasValue() ? Read(source_[i].data) : target;
       CheckBox(target, own, i, i);
       CheckBox(source, other, i, partner);
       if (target.height() == 0 || target.width() == 0 || *weight_[i].data == 1.0f) target = source = {};
-      samples[i] = {images.raw_tensor(i), images.raw_tensor(partner), out.raw_mutable_tensor(i),
-                    static_cast<int>(own[0]), static_cast<int>(own[1]), static_cast<int>(other[1]),
-                    target.y1, target.x1, target.y2, target.x2, source.y1, source.x1, source.y2, source.x2,
-                    *weight_[i].data, *mirror_[i].data != 0, *mirror_[partner].data != 0};
-      DALI_MIX_REQUIRE(SameSize(samples[i]) || (source.height() > 0 && source.width() > 0),
-                   "the source box of sample ", i, " is empty, its target box is not");
+      samples[i] = {images.raw_tensor(i),
+                    images.raw_tensor(partner),
+                    out.raw_mutable_tensor(i),
+                    static_cast<int>(own[0]),
+                    static_cast<int>(own[1]),
+                    static_cast<int>(other[1]),
+                    target.y1,
+                    target.x1,
+                    target.y2,
+                    target.x2,
+                    source.y1,
+                    source.x1,
+                    source.y2,
+                    source.x2,
+                    *weight_[i].data,
+                    *mirror_[i].data != 0,
+                    *mirror_[partner].data != 0};
+      DALI_MIX_REQUIRE(SameSize(samples[i]) || (source.height() > 0 && source.width() > 0), "the source box of sample ",
+                       i, " is empty, its target box is not");
     }
     return samples;
   }
@@ -85,7 +98,7 @@ class Pixels : public dali::StatelessOperator<Backend> {
   // For the channels of this batch.
   Normalization NormalizationFor(int channels) const {
     DALI_MIX_REQUIRE(channels <= kMaxChannels && (mean_.empty() || static_cast<int>(mean_.size()) == channels),
-                 "mean and std have ", mean_.size(), " values, the images ", channels, " channels");
+                     "mean and std have ", mean_.size(), " values, the images ", channels, " channels");
     Normalization result{};
     for (int c = 0; c < channels; c++) {
       result.mean[c] = mean_.empty() ? 0.0f : mean_[c];
@@ -95,7 +108,7 @@ class Pixels : public dali::StatelessOperator<Backend> {
   }
 
  private:
-  void Acquire(const dali::Workspace &ws, int n) {
+  void Acquire(const dali::Workspace& ws, int n) {
     partner_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
     if (target_.HasValue()) target_.Acquire(spec_, ws, n, dali::TensorShape<1>{4});
     if (source_.HasValue()) source_.Acquire(spec_, ws, n, dali::TensorShape<1>{4});
@@ -103,23 +116,22 @@ class Pixels : public dali::StatelessOperator<Backend> {
     mirror_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
   }
 
-  static Box Read(const int *edges) { return {edges[0], edges[1], edges[2], edges[3]}; }
+  static Box Read(const int* edges) { return {edges[0], edges[1], edges[2], edges[3]}; }
 
   template <typename Shape>
-  void CheckSize(const Shape &own, int i) const {
-    DALI_MIX_REQUIRE(image_size_.empty() || (own[0] == image_size_[0] && own[1] == image_size_[1]),
-                 "image_size says ", image_size_.empty() ? 0 : image_size_[0], " x ",
-                                   image_size_.empty() ? 0 : image_size_[1], " pixels, but image ", i, " has ", own[0],
-                                   " x ", own[1], "; leave image_size out, or resize the images to it");
+  void CheckSize(const Shape& own, int i) const {
+    DALI_MIX_REQUIRE(image_size_.empty() || (own[0] == image_size_[0] && own[1] == image_size_[1]), "image_size says ",
+                     image_size_.empty() ? 0 : image_size_[0], " x ", image_size_.empty() ? 0 : image_size_[1],
+                     " pixels, but image ", i, " has ", own[0], " x ", own[1],
+                     "; leave image_size out, or resize the images to it");
   }
 
   template <typename Shape>
-  static void CheckBox(const Box &box, const Shape &shape, int i, int image) {
-    DALI_MIX_REQUIRE(box.y1 >= 0 && box.x1 >= 0 && box.y1 <= box.y2 && box.x1 <= box.x2 && box.y2 <= shape[0] &&
-                     box.x2 <= shape[1],
-                 "the box (", box.y1, ", ", box.x1, ", ", box.y2, ", ", box.x2, ") of sample ", i,
-                                   " does not fit image ", image, " of ", shape[0], " x ", shape[1],
-                                   " pixels; the images of a batch must have one size");
+  static void CheckBox(const Box& box, const Shape& shape, int i, int image) {
+    DALI_MIX_REQUIRE(
+        box.y1 >= 0 && box.x1 >= 0 && box.y1 <= box.y2 && box.x1 <= box.x2 && box.y2 <= shape[0] && box.x2 <= shape[1],
+        "the box (", box.y1, ", ", box.x1, ", ", box.y2, ", ", box.x2, ") of sample ", i, " does not fit image ", image,
+        " of ", shape[0], " x ", shape[1], " pixels; the images of a batch must have one size");
   }
 
   dali::ArgValue<int, 0> partner_;

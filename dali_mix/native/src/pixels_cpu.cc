@@ -29,17 +29,17 @@ struct RowNormalization {
 };
 
 template <typename In>
-const In *RowOf(const void *pixels, int y, int width, int channels, bool mirrored, std::vector<uint8_t> &scratch) {
-  const In *row = static_cast<const In *>(pixels) + static_cast<int64_t>(y) * width * channels;
+const In* RowOf(const void* pixels, int y, int width, int channels, bool mirrored, std::vector<uint8_t>& scratch) {
+  const In* row = static_cast<const In*>(pixels) + static_cast<int64_t>(y) * width * channels;
   if (!mirrored) return row;
   scratch.resize(static_cast<size_t>(width) * channels * sizeof(In));
-  In *copy = reinterpret_cast<In *>(scratch.data());
+  In* copy = reinterpret_cast<In*>(scratch.data());
   rows::Mirror(copy, row, width, channels);
   return copy;
 }
 
 template <typename In>
-void Store(In *out, const In *own, int n) {
+void Store(In* out, const In* own, int n) {
   std::memcpy(out, own, n * sizeof(In));
 }
 
@@ -48,24 +48,25 @@ inline float Rounded(float, float value) { return value; }
 
 // The stretch of row y inside the target box, for boxes of two sizes; the rest of the row is its own.
 template <typename In, typename Put>
-void Resample(const Sample &sample, int channels, int y, Put put) {
+void Resample(const Sample& sample, int channels, int y, Put put) {
   for (int x = sample.x1; x < sample.x2; x++)
     for (int c = 0; c < channels; c++) put(x * channels + c, Mixed<In>(sample, channels, y, x, c));
 }
 
 // Row y of a mixed image, of the type of the input.
 template <typename In>
-void MixRow(In *out, const Sample &sample, int channels, int y, Scratch &scratch) {
+void MixRow(In* out, const Sample& sample, int channels, int y, Scratch& scratch) {
   int n = sample.width * channels;
-  const In *own = RowOf<In>(sample.own, y, sample.width, channels, sample.mirrored, scratch.own);
+  const In* own = RowOf<In>(sample.own, y, sample.width, channels, sample.mirrored, scratch.own);
   if (y < sample.y1 || y >= sample.y2) return Store(out, own, n);
   int start = sample.x1 * channels, end = sample.x2 * channels;
   Store(out, own, start);
   Store(out + end, own + end, n - end);
   if (!SameSize(sample))
     return Resample<In>(sample, channels, y, [out](int i, float value) { out[i] = Rounded(In{}, value); });
-  const In *other = RowOf<In>(sample.partner, y - sample.y1 + sample.source_y1, sample.partner_width, channels,
-                              sample.partner_mirrored, scratch.partner) + sample.source_x1 * channels;
+  const In* other = RowOf<In>(sample.partner, y - sample.y1 + sample.source_y1, sample.partner_width, channels,
+                              sample.partner_mirrored, scratch.partner) +
+                    sample.source_x1 * channels;
   if (sample.weight == 0)
     Store(out + start, other, end - start);
   else
@@ -74,20 +75,20 @@ void MixRow(In *out, const Sample &sample, int channels, int y, Scratch &scratch
 
 // The same, normalised.
 template <typename In>
-void MixNormalizedRow(float *out, const Sample &sample, int channels, int y, const RowNormalization &by,
-                      Scratch &scratch) {
+void MixNormalizedRow(float* out, const Sample& sample, int channels, int y, const RowNormalization& by,
+                      Scratch& scratch) {
   int n = sample.width * channels;
   const float *mean = by.mean.data(), *scale = by.scale.data();
-  const In *own = RowOf<In>(sample.own, y, sample.width, channels, sample.mirrored, scratch.own);
+  const In* own = RowOf<In>(sample.own, y, sample.width, channels, sample.mirrored, scratch.own);
   if (y < sample.y1 || y >= sample.y2) return rows::Normalize(out, own, mean, scale, n);
   int start = sample.x1 * channels, end = sample.x2 * channels;
   rows::Normalize(out, own, mean, scale, start);
   rows::Normalize(out + end, own + end, mean, scale, n - end);  // the channels start anew at each pixel
   if (!SameSize(sample))
-    return Resample<In>(sample, channels, y,
-                        [=](int i, float value) { out[i] = (value - mean[i]) * scale[i]; });
-  const In *other = RowOf<In>(sample.partner, y - sample.y1 + sample.source_y1, sample.partner_width, channels,
-                              sample.partner_mirrored, scratch.partner) + sample.source_x1 * channels;
+    return Resample<In>(sample, channels, y, [=](int i, float value) { out[i] = (value - mean[i]) * scale[i]; });
+  const In* other = RowOf<In>(sample.partner, y - sample.y1 + sample.source_y1, sample.partner_width, channels,
+                              sample.partner_mirrored, scratch.partner) +
+                    sample.source_x1 * channels;
   if (sample.weight == 0)
     rows::Normalize(out + start, other, mean, scale, end - start);
   else
@@ -101,10 +102,10 @@ class PixelsCpu : public Pixels<CPUBackend> {
   using Pixels::Pixels;
 
  protected:
-  void RunImpl(Workspace &ws) override {
+  void RunImpl(Workspace& ws) override {
     std::vector<Sample> samples = Samples(ws);
     if (samples.empty()) return;
-    const auto &images = ws.Input<CPUBackend>(0);
+    const auto& images = ws.Input<CPUBackend>(0);
     channels_ = static_cast<int>(images.tensor_shape_span(0)[2]);
     if (Normalizes()) Prepare(samples);
     bool half = ws.Output<CPUBackend>(0).type() == DALI_FLOAT16;
@@ -112,9 +113,9 @@ class PixelsCpu : public Pixels<CPUBackend> {
   }
 
  private:
-  void Prepare(const std::vector<Sample> &samples) {
+  void Prepare(const std::vector<Sample>& samples) {
     int widest = 0;
-    for (const Sample &sample : samples) widest = std::max(widest, sample.width);
+    for (const Sample& sample : samples) widest = std::max(widest, sample.width);
     size_t length = static_cast<size_t>(widest) * channels_;
     if (by_.mean.size() == length) return;
     Normalization normalization = NormalizationFor(channels_);
@@ -127,22 +128,22 @@ class PixelsCpu : public Pixels<CPUBackend> {
   }
 
   template <typename In>
-  void Row(const Sample &sample, int y, bool half, Scratch &scratch) const {
+  void Row(const Sample& sample, int y, bool half, Scratch& scratch) const {
     int64_t n = static_cast<int64_t>(sample.width) * channels_;
     if (!Normalizes()) {
-      MixRow(static_cast<In *>(sample.out) + y * n, sample, channels_, y, scratch);
+      MixRow(static_cast<In*>(sample.out) + y * n, sample, channels_, y, scratch);
     } else if (!half) {
-      MixNormalizedRow<In>(static_cast<float *>(sample.out) + y * n, sample, channels_, y, by_, scratch);
+      MixNormalizedRow<In>(static_cast<float*>(sample.out) + y * n, sample, channels_, y, by_, scratch);
     } else {
       scratch.mixed.resize(n);
       MixNormalizedRow<In>(scratch.mixed.data(), sample, channels_, y, by_, scratch);
-      rows::Halve(static_cast<Half *>(sample.out) + y * n, scratch.mixed.data(), static_cast<int>(n));
+      rows::Halve(static_cast<Half*>(sample.out) + y * n, scratch.mixed.data(), static_cast<int>(n));
     }
   }
 
   // Rows are dealt out in equal chunks, whatever sample they belong to: a small batch uses all threads, too.
   template <typename In>
-  void Run(Workspace &ws, const std::vector<Sample> &samples, bool half) {
+  void Run(Workspace& ws, const std::vector<Sample>& samples, bool half) {
     std::vector<int64_t> first_row(samples.size() + 1, 0);
     for (size_t i = 0; i < samples.size(); i++) first_row[i + 1] = first_row[i] + samples[i].height;
     int64_t total = first_row.back();
@@ -155,10 +156,9 @@ class PixelsCpu : public Pixels<CPUBackend> {
       }
     };
     if (static_cast<int64_t>(ws.Output<CPUBackend>(0).nbytes()) <= kSerialBytes) return work(0, total);
-    auto &pool = ws.GetThreadPool();
+    auto& pool = ws.GetThreadPool();
     int64_t chunks = std::min<int64_t>(total, int64_t{kChunksPerThread} * pool.NumThreads());
-    for (int64_t c = 0; c < chunks; c++)
-      pool.AddWork([=](int) { work(total * c / chunks, total * (c + 1) / chunks); });
+    for (int64_t c = 0; c < chunks; c++) pool.AddWork([=](int) { work(total * c / chunks, total * (c + 1) / chunks); });
     pool.RunAll();
   }
 

@@ -16,24 +16,24 @@ struct Put;
 
 template <>
 struct Put<unsigned char, unsigned char, false> {
-  static DALI_MIX_BOTH unsigned char Value(const Normalization &, float value, int) { return Level(value); }
+  static DALI_MIX_BOTH unsigned char Value(const Normalization&, float value, int) { return Level(value); }
 };
 
 template <>
 struct Put<float, float, false> {
-  static DALI_MIX_BOTH float Value(const Normalization &, float value, int) { return value; }
+  static DALI_MIX_BOTH float Value(const Normalization&, float value, int) { return value; }
 };
 
 template <typename In>
 struct Put<In, float, true> {
-  static DALI_MIX_BOTH float Value(const Normalization &by, float value, int channel) {
+  static DALI_MIX_BOTH float Value(const Normalization& by, float value, int channel) {
     return Normalized(by, value, channel);
   }
 };
 
 template <typename In>
 struct Put<In, Half, true> {
-  static DALI_MIX_BOTH Half Value(const Normalization &by, float value, int channel) {
+  static DALI_MIX_BOTH Half Value(const Normalization& by, float value, int channel) {
     return ToHalf(Normalized(by, value, channel));
   }
 };
@@ -45,11 +45,11 @@ struct alignas(kPerThread * sizeof(Out)) Word {
 
 // Values first .. first + 3 of a sample's output, as far as it has them.
 template <typename In, typename Out, bool kNormalize>
-DALI_MIX_BOTH void MixWord(const Sample &sample, int channels, const Normalization &by, unsigned first) {
+DALI_MIX_BOTH void MixWord(const Sample& sample, int channels, const Normalization& by, unsigned first) {
   unsigned row_length = static_cast<unsigned>(sample.width) * channels;
   unsigned length = row_length * sample.height;
   if (first >= length) return;
-  Out *out = static_cast<Out *>(sample.out) + first;
+  Out* out = static_cast<Out*>(sample.out) + first;
   int count = length - first < kPerThread ? static_cast<int>(length - first) : kPerThread;
   int y = static_cast<int>(first / row_length);
   unsigned place = first % row_length;
@@ -61,7 +61,7 @@ DALI_MIX_BOTH void MixWord(const Sample &sample, int channels, const Normalizati
     if (x == sample.width) x = 0, ++y;
   }
   if (count == kPerThread && reinterpret_cast<unsigned long long>(out) % sizeof(word) == 0) {
-    *reinterpret_cast<Word<Out> *>(out) = word;
+    *reinterpret_cast<Word<Out>*>(out) = word;
   } else {
     for (int i = 0; i < count; i++) out[i] = word.values[i];
   }

@@ -24,7 +24,7 @@ struct Placement {
   float lam = 1;  // the weight of the own label
 };
 
-inline double Share(const Box &box, Size size) {
+inline double Share(const Box& box, Size size) {
   return static_cast<double>(box.height()) * box.width() / (static_cast<double>(size.height) * size.width);
 }
 

@@ -11,8 +11,8 @@
 #include "distributions.h"
 #include "methods/cutmix.h"
 #include "methods/mixup.h"
-#include "soft_targets.h"
 #include "require.h"
+#include "soft_targets.h"
 
 namespace dali_mix {
 
@@ -25,7 +25,7 @@ namespace {
 
 enum Output { kPartner, kTarget, kSource, kWeight, kLam, kBranch, kTargets };
 
-std::unique_ptr<Method> MakeMethod(const std::string &name, double alpha, const std::vector<float> &minmax) {
+std::unique_ptr<Method> MakeMethod(const std::string& name, double alpha, const std::vector<float>& minmax) {
   if (name == "leave") return std::make_unique<Leave>();
   if (name == "mixup") return std::make_unique<Mixup>(alpha);
   if (name == "cutmix" && minmax.empty()) return std::make_unique<CutMix>(alpha);
@@ -37,7 +37,7 @@ std::unique_ptr<Method> MakeMethod(const std::string &name, double alpha, const 
 
 class Plan : public dali::StatelessOperator<CPUBackend> {
  public:
-  explicit Plan(const OpSpec &spec)
+  explicit Plan(const OpSpec& spec)
       : StatelessOperator<CPUBackend>(spec),
         codes_(spec.GetRepeatedArgument<int>("codes")),
         ends_(spec.GetRepeatedArgument<float>("ends")),
@@ -52,32 +52,32 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
     auto alphas = spec.GetRepeatedArgument<float>("alphas");
     auto minmax = spec.GetRepeatedArgument<float>("minmax");
     DALI_MIX_REQUIRE(!names.empty() && codes_.size() == names.size() && alphas.size() == names.size() &&
-                     ends_.size() == names.size(),
-                 "methods, codes, alphas and ends must be lists of one length, of at least one");
+                         ends_.size() == names.size(),
+                     "methods, codes, alphas and ends must be lists of one length, of at least one");
     DALI_MIX_REQUIRE(minmax.empty() || minmax.size() == 2, "minmax must be two numbers");
     for (size_t i = 0; i < names.size(); i++) methods_.push_back(MakeMethod(names[i], alphas[i], minmax));
   }
 
  protected:
-  bool SetupImpl(std::vector<dali::OutputDesc> &outputs, const Workspace &ws) override {
+  bool SetupImpl(std::vector<dali::OutputDesc>& outputs, const Workspace& ws) override {
     int n = ws.GetInputBatchSize(0);
     auto numbers = [n](std::initializer_list<int64_t> shape) {
       return uniform_list_shape(n, dali::TensorShape<>(shape));
     };
-    outputs = {{numbers({}), DALI_INT32},  {numbers({4}), DALI_INT32}, {numbers({4}), DALI_INT32},
-               {numbers({}), DALI_FLOAT},  {numbers({}), DALI_FLOAT},  {numbers({}), DALI_INT32}};
+    outputs = {{numbers({}), DALI_INT32}, {numbers({4}), DALI_INT32}, {numbers({4}), DALI_INT32},
+               {numbers({}), DALI_FLOAT}, {numbers({}), DALI_FLOAT},  {numbers({}), DALI_INT32}};
     if (num_classes_) outputs.push_back({numbers({num_classes_}), DALI_FLOAT});
     return true;
   }
 
-  void RunImpl(Workspace &ws) override {
-    const auto &draws = ws.Input<CPUBackend>(0);
+  void RunImpl(Workspace& ws) override {
+    const auto& draws = ws.Input<CPUBackend>(0);
     int n = draws.num_samples();
     if (n == 0) return;
     DALI_MIX_REQUIRE(draws.type() == DALI_FLOAT64, "draws must be float64, got ", draws.type());
     DALI_MIX_REQUIRE(!(flip_ || mode_ == "pair") || n == max_batch_size_,
-                 "pairing='flip' needs full batches: the batch has ", n, " of ", max_batch_size_,
-                             " samples; use pairing='permutation', or a reader that drops or pads the last batch");
+                     "pairing='flip' needs full batches: the batch has ", n, " of ", max_batch_size_,
+                     " samples; use pairing='permutation', or a reader that drops or pads the last batch");
     // 53 random bits, drawn by DALI so that its checkpoints hold the state: all of this batch follows from them.
     uint64_t key = static_cast<uint64_t>(*draws.tensor<double>(0) * 0x1p53);
     std::vector<int> partner = Partners(key, n);
@@ -93,16 +93,14 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
     }
     if (num_classes_) {
       std::vector<int> classes = targets_.Read(ws.Input<CPUBackend>(1));
-      auto &rows = ws.Output<CPUBackend>(kTargets);
+      auto& rows = ws.Output<CPUBackend>(kTargets);
       for (int i = 0; i < n; i++)
         targets_.Write(rows.mutable_tensor<float>(i), classes[i], classes[partner[i]], placements[i].lam);
     }
   }
 
  private:
-  static void Put(int *out, const Box &box) {
-    out[0] = box.y1, out[1] = box.x1, out[2] = box.y2, out[3] = box.x2;
-  }
+  static void Put(int* out, const Box& box) { out[0] = box.y1, out[1] = box.x1, out[2] = box.y2, out[3] = box.x2; }
 
   std::vector<int> Partners(uint64_t key, int n) const {
     if (!flip_) {
@@ -115,7 +113,7 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
   }
 
   // The method of the whole batch.
-  size_t Choose(const Workspace &ws, int n) {
+  size_t Choose(const Workspace& ws, int n) {
     if (methods_.size() == 1) return 0;
     DALI_MIX_REQUIRE(branch_draw_.HasArgumentInput(), "more than one method needs branch_draw");
     branch_draw_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
@@ -125,7 +123,7 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
     return method;
   }
 
-  std::vector<Size> Sizes(const Workspace &ws, int n) {
+  std::vector<Size> Sizes(const Workspace& ws, int n) {
     image_size_.Acquire(spec_, ws, n);
     std::vector<Size> sizes(n);
     for (int i = 0; i < n; i++) {
@@ -135,7 +133,7 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
     return sizes;
   }
 
-  std::vector<Placement> Placements(uint64_t key, const Method &method, const std::vector<Size> &sizes) const {
+  std::vector<Placement> Placements(uint64_t key, const Method& method, const std::vector<Size>& sizes) const {
     int n = static_cast<int>(sizes.size());
     std::vector<Placement> placements(n);
     for (int i = 0; i < n; i++) {
@@ -162,7 +160,7 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
 
 class Targets : public dali::StatelessOperator<CPUBackend> {
  public:
-  explicit Targets(const OpSpec &spec)
+  explicit Targets(const OpSpec& spec)
       : StatelessOperator<CPUBackend>(spec),
         targets_(spec.GetArgument<int>("num_classes"), spec.GetArgument<float>("smoothing")),
         num_classes_(spec.GetArgument<int>("num_classes")),
@@ -170,21 +168,21 @@ class Targets : public dali::StatelessOperator<CPUBackend> {
         lam_("lam", spec) {}
 
  protected:
-  bool SetupImpl(std::vector<dali::OutputDesc> &outputs, const Workspace &ws) override {
+  bool SetupImpl(std::vector<dali::OutputDesc>& outputs, const Workspace& ws) override {
     outputs = {{uniform_list_shape(ws.GetInputBatchSize(0), dali::TensorShape<>{num_classes_}), DALI_FLOAT}};
     return true;
   }
 
-  void RunImpl(Workspace &ws) override {
+  void RunImpl(Workspace& ws) override {
     std::vector<int> classes = targets_.Read(ws.Input<CPUBackend>(0));
     int n = static_cast<int>(classes.size());
     partner_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
     lam_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
-    auto &rows = ws.Output<CPUBackend>(0);
+    auto& rows = ws.Output<CPUBackend>(0);
     for (int i = 0; i < n; i++) {
       int partner = *partner_[i].data;
-      DALI_MIX_REQUIRE(partner >= 0 && partner < n,
-                   "partner ", partner, " of sample ", i, " is not in the batch of ", n);
+      DALI_MIX_REQUIRE(partner >= 0 && partner < n, "partner ", partner, " of sample ", i, " is not in the batch of ",
+                       n);
       targets_.Write(rows.mutable_tensor<float>(i), classes[i], classes[partner], *lam_[i].data);
     }
   }
@@ -210,7 +208,7 @@ Build )" DALI_MIX_BUILD)
     .InputDevice(0, 2, ::dali::InputDevice::CPU)
     .InputDox(0, "draws", "float64 ()", "Uniform in [0, 1); the first sample's is the key of the batch.")
     .InputDox(1, "labels", "integer () or (1)", "Needed for num_classes.")
-    .OutputFn([](const dali::OpSpec &spec) { return spec.GetArgument<int>("num_classes") > 0 ? 7 : 6; })
+    .OutputFn([](const dali::OpSpec& spec) { return spec.GetArgument<int>("num_classes") > 0 ? 7 : 6; })
     .AddArg("methods", "Any of \"leave\", \"cutmix\" and \"mixup\"; one is chosen per batch.", DALI_STRING_VEC)
     .AddArg("codes", "What branch is, for each method.", DALI_INT_VEC)
     .AddArg("ends", "Where the share of each method ends in [0, 1]; the last takes the rest.", DALI_FLOAT_VEC)

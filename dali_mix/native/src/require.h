@@ -5,9 +5,9 @@
 #include "dali/core/error_handling.h"
 #include "dali/core/format.h"
 
-#define DALI_MIX_REQUIRE(condition, ...)                            \
-  do {                                                              \
-    if (!(condition)) DALI_FAIL(::dali::make_string(__VA_ARGS__));  \
+#define DALI_MIX_REQUIRE(condition, ...)                           \
+  do {                                                             \
+    if (!(condition)) DALI_FAIL(::dali::make_string(__VA_ARGS__)); \
   } while (false)
 
 #endif  // DALI_MIX_REQUIRE_H_

@@ -22,25 +22,25 @@ class SoftTargets {
         on_(static_cast<float>(1 - smoothing + smoothing / num_classes)) {}
 
   // Labels () or (1,) of any integer type, as class numbers.
-  std::vector<int> Read(const dali::TensorList<dali::CPUBackend> &labels) const {
+  std::vector<int> Read(const dali::TensorList<dali::CPUBackend>& labels) const {
     std::vector<int> classes(labels.num_samples());
-    TYPE_SWITCH(labels.type(), dali::type2id, Label,
-                (uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t, int64_t), (
-      for (int i = 0; i < labels.num_samples(); i++) {
-        DALI_MIX_REQUIRE(volume(labels.tensor_shape_span(i)) == 1,
-                     "soft_targets: labels must be one class number per sample, got shape ",
-                                       labels.tensor_shape(i), " in sample ", i);
-        auto label = *labels.tensor<Label>(i);
-        DALI_MIX_REQUIRE(label >= 0 && static_cast<uint64_t>(label) < static_cast<uint64_t>(num_classes_),
-                     "soft_targets: label ", +label, " of sample ", i, " lies outside [0, ",
-                                       num_classes_, "); num_classes must be the number of classes");
-        classes[i] = static_cast<int>(label);
-      }
-    ), (DALI_FAIL(dali::make_string("soft_targets: labels must be integers, got ", labels.type()))));  // NOLINT
+    TYPE_SWITCH(
+        labels.type(), dali::type2id, Label, (uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t, int64_t),
+        (for (int i = 0; i < labels.num_samples(); i++) {
+          DALI_MIX_REQUIRE(volume(labels.tensor_shape_span(i)) == 1,
+                           "soft_targets: labels must be one class number per sample, got shape (",
+                           labels.tensor_shape(i), ") in sample ", i);
+          auto label = *labels.tensor<Label>(i);
+          DALI_MIX_REQUIRE(label >= 0 && static_cast<uint64_t>(label) < static_cast<uint64_t>(num_classes_),
+                           "soft_targets: label ", +label, " of sample ", i, " lies outside [0, ", num_classes_,
+                           "); num_classes must be the number of classes");
+          classes[i] = static_cast<int>(label);
+        }),
+        (DALI_FAIL(dali::make_string("soft_targets: labels must be integers, got ", labels.type()))));  // NOLINT
     return classes;
   }
 
-  void Write(float *row, int own, int partner, float lam) const {
+  void Write(float* row, int own, int partner, float lam) const {
     std::fill(row, row + num_classes_, off_);
     // As other + (own - other) * lam, which is exact where both are the same class, or lam is 0 or 1.
     if (own == partner) {

@@ -10,7 +10,7 @@
 
 namespace dali_mix {
 
-inline Placement Pasted(const Box &box, Size size) {
+inline Placement Pasted(const Box& box, Size size) {
   return {box, box, 0.0f, static_cast<float>(1 - Share(box, size))};
 }
 
@@ -20,7 +20,7 @@ class CutMix : public Method {
  public:
   explicit CutMix(double alpha) : alpha_(alpha) {}
 
-  Placement Draw(Stream &stream, Size size) const override {
+  Placement Draw(Stream& stream, Size size) const override {
     double y = stream.Uniform(), x = stream.Uniform();
     // The distribution is symmetric, so the pasted share is drawn as well as the own one.
     double half = std::sqrt(SymmetricBeta(stream, alpha_)) / 2;
@@ -43,14 +43,14 @@ class CutMixBetween : public Method {
  public:
   CutMixBetween(double smallest, double largest) : smallest_(smallest), largest_(largest) {}
 
-  Placement Draw(Stream &stream, Size size) const override {
+  Placement Draw(Stream& stream, Size size) const override {
     auto [y1, y2] = Stretch(stream, size.height);
     auto [x1, x2] = Stretch(stream, size.width);
     return Pasted({y1, x1, y2, x2}, size);
   }
 
  private:
-  std::pair<int, int> Stretch(Stream &stream, int length) const {
+  std::pair<int, int> Stretch(Stream& stream, int length) const {
     int low = static_cast<int>(smallest_ * length), high = static_cast<int>(largest_ * length);
     int side = low + stream.Below(high - low + 1);
     int start = stream.Below(length - side + 1);

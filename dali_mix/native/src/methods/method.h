@@ -12,13 +12,13 @@ class Method {
   virtual ~Method() = default;
 
   // What happens to one sample, or to all that share a draw.
-  virtual Placement Draw(Stream &stream, Size size) const = 0;
+  virtual Placement Draw(Stream& stream, Size size) const = 0;
 };
 
 // The batch is left as it is: no mixing, or mixing in the training step.
 class Leave : public Method {
  public:
-  Placement Draw(Stream &, Size) const override { return {}; }
+  Placement Draw(Stream&, Size) const override { return {}; }
 };
 
 }  // namespace dali_mix

@@ -12,7 +12,7 @@ class Mixup : public Method {
  public:
   explicit Mixup(double alpha) : alpha_(alpha) {}
 
-  Placement Draw(Stream &stream, Size size) const override {
+  Placement Draw(Stream& stream, Size size) const override {
     Box whole{0, 0, size.height, size.width};
     float lam = static_cast<float>(SymmetricBeta(stream, alpha_));
     return {whole, whole, lam, lam};
