@@ -137,10 +137,14 @@ def _same(images: Node, *draws: Node) -> Node:
 
 
 def _flip(images: Node, augmentation: Augmentation, op: OpArguments) -> Node:
-    flips = {"horizontal": augmentation.hflip, "vertical": augmentation.vflip}
-    if not any(flips.values()):
+    sides = {"horizontal": augmentation.hflip, "vertical": augmentation.vflip}
+    if not any(sides.values()):
         return images
-    return fn.flip(images, **{side: fn.random.coin_flip(probability=p, **op(side)) for side, p in flips.items()})
+    # A coin that never falls would cost as much as one that does.
+    return fn.flip(
+        images,
+        **{side: fn.random.coin_flip(probability=p, **op(side)) if p > 0 else 0 for side, p in sides.items()},
+    )
 
 
 def _blur(images: Node, sigma: Node) -> Node:

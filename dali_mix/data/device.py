@@ -34,16 +34,22 @@ def select_backend(device: str, device_id: int = 0) -> Backend:
     """
     if device not in ("gpu", "cpu"):
         raise ConfigError(f"device must be 'gpu' or 'cpu' (DALI's names), got {device!r}")
-    if device == "gpu" and torch.cuda.is_available():
+    if device == "gpu" and reason_for_cpu() is None:
         return Backend("mixed", device_id)
     if device == "gpu":
         _say_fallback_once()
     return Backend("cpu", None)
 
 
+def reason_for_cpu() -> str | None:
+    """Why "gpu" falls back to DALI's CPU backend, None where it does not."""
+    if torch.cuda.is_available():
+        return None
+    if Path("/proc/driver/nvidia/version").exists():
+        return f"PyTorch {torch.__version__} cannot use this machine's NVIDIA driver; install a build for its CUDA"
+    return "no CUDA GPU found"
+
+
 @functools.cache
 def _say_fallback_once() -> None:
-    reason = "no CUDA GPU found"
-    if Path("/proc/driver/nvidia/version").exists():
-        reason = f"PyTorch {torch.__version__} cannot use this machine's NVIDIA driver; install a build for its CUDA"
-    _log.warning("%s: the same pipeline runs on DALI's CPU backend", reason)
+    _log.warning("%s: the same pipeline runs on DALI's CPU backend", reason_for_cpu())

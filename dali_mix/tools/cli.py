@@ -10,6 +10,7 @@ from collections.abc import Sequence
 TOOLS = {
     "scan": ("dali_mix.tools.scan", "find the files of an image folder that DALI cannot decode"),
     "bench": ("dali_mix.tools.bench.__main__", "measure the loader, or the training step"),
+    "doctor": ("dali_mix.tools.doctor", "what this environment is, and what stands in the way of a fast run"),
     "accuracy": ("dali_mix.tools.accuracy", "train a small model per mixing method and compare them"),
     "export": ("dali_mix.tools.export", "a run's weights as a folder for timm and the Hugging Face hub"),
 }

@@ -198,6 +198,16 @@ def test_flips():
     assert abs(flipped.mean() - 0.25) < 0.08  # four standard errors
 
 
+@pytest.mark.parametrize(("hflip", "vflip", "coins"), [(0.5, 0.0, 1), (0.0, 0.5, 1), (0.5, 0.5, 2), (0.0, 0.0, 0)])
+def test_a_coin_that_never_falls_is_not_drawn(hflip, vflip, coins):
+    pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None)
+    with pipeline:
+        images = types.Constant(images_of(1, 4, 4)[0], layout="HWC", device="cpu")
+        pipeline.set_outputs(augment(images, Augmentation(hflip=hflip, vflip=vflip), img_mean=MEAN, img_std=STD))
+    pipeline.build()
+    assert pipeline.serialize().count(b"random__CoinFlip") == coins
+
+
 def test_grey():
     images = smooth_images(8)
     grey = augmented(images, Augmentation(hflip=0.0, grayscale_prob=1.0))
