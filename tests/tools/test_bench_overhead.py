@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from dali_mix import native
 from dali_mix.tools.bench import clock, overhead, report, timing
 from dali_mix.tools.bench.__main__ import main
 
@@ -21,6 +22,14 @@ def test_every_row_is_measured_and_compared_with_the_empty_pipeline(tmp_path, ca
     assert all(len(values) == 2 for values in record["seconds"].values())
     table = capsys.readouterr().out
     assert all(text in table for text in [*record["results"], "ms / batch", "ms above empty", "cpu ms above empty"])
+
+
+@pytest.mark.parametrize(("mode", "operators"), [("off", "portable"), ("auto", None)])
+def test_the_report_says_which_operators_were_measured(capsys, mode, operators):
+    with native.using(mode):
+        assert main([*TINY, "--only", "one_hot"]) == 0
+        expected = operators or native.implementation()
+    assert capsys.readouterr().out.splitlines()[-1] == f"mixing operators: {expected}"
 
 
 def test_more_work_takes_longer(tmp_path):

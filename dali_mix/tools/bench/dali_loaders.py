@@ -17,7 +17,14 @@ from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 
 from dali_mix import fn as mix
-from dali_mix.data import MixLoader, normalized_outputs, random_resized_crop, read_images
+from dali_mix.data import (
+    MixLoader,
+    batch_outputs,
+    normalization,
+    normalized_outputs,
+    random_resized_crop,
+    read_images,
+)
 from dali_mix.tools.bench.setting import CUTMIX_ALPHA, MIXUP_ALPHA, SMOOTHING, Alternative, Batches, Setting
 
 _READER = "Reader"
@@ -43,6 +50,7 @@ def _open_mixed(choices: Mapping[str, float] | None, setting: Setting) -> Iterat
 
 @pipeline_def
 def _mixed(choices, setting):  # type: ignore[no-untyped-def]
+    """As ``pipelines.imagenet`` makes it."""
     jpegs, labels = read_images(setting.folder, training=True)
     images = random_resized_crop(
         jpegs,
@@ -52,20 +60,24 @@ def _mixed(choices, setting):  # type: ignore[no-untyped-def]
         decoder_settings=setting.decoder_settings,
     )
     images = fn.flip(images, horizontal=fn.random.coin_flip())
+    num_classes = setting.num_classes
+    mean_and_std = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     if choices is None:
-        targets = fn.one_hot(labels, num_classes=setting.num_classes)
-        mixed = mix.MixedBatch(images, targets, labels, fn.cast(fn.squeeze(labels * 0, axes=[0]), dtype=types.INT32))
-    else:
-        mixed = mix.random_mix(
-            images,
-            labels,
-            num_classes=setting.num_classes,
-            choices=choices,
-            smoothing=SMOOTHING,
-            cutmix_alpha=CUTMIX_ALPHA,
-            mixup_alpha=MIXUP_ALPHA,
-        )
-    return normalized_outputs(mixed, {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD})
+        targets = fn.one_hot(labels, num_classes=num_classes)
+        branch = types.Constant(mix.BRANCHES["none"], dtype=types.INT32, shape=[], device="cpu")
+        return normalized_outputs(mix.MixedBatch(images, targets, labels, branch), mean_and_std)
+    mixed = mix.random_mix(
+        images,
+        labels,
+        num_classes=num_classes,
+        choices=choices,
+        smoothing=SMOOTHING,
+        cutmix_alpha=CUTMIX_ALPHA,
+        mixup_alpha=MIXUP_ALPHA,
+        image_size=setting.img_size,
+        normalization=normalization(**mean_and_std),
+    )
+    return batch_outputs(mixed)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dali_mix.data import DecoderSettings, ImageFolder, scan_image_folder, selec
 from dali_mix.errors import ConfigError
 from dali_mix.tools.bench import sweep
 from dali_mix.tools.bench.alternatives import ALTERNATIVES, LoadingTime, choose_alternatives, segment
-from dali_mix.tools.bench.report import SPEED_COLUMNS, Column
+from dali_mix.tools.bench.report import SPEED_COLUMNS, Column, describe_mixing
 from dali_mix.tools.bench.setting import Alternative, Setting
 from dali_mix.tools.bench.timing import measure, ratio, spread, summarise
 
@@ -76,7 +76,7 @@ def _sweep(chosen: Mapping[str, Alternative], args: argparse.Namespace) -> dict[
     settings = sweep.settings(alternative, _setting(args), args)
     work = {label: segment(alternative, setting, args.batches) for label, setting in settings.items()}
     result = _measure(work, [next(iter(work))], args)
-    return result | {"lines": [sweep.best(name, result["results"])]}
+    return result | {"lines": [*result["lines"], sweep.best(name, result["results"])]}
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -162,6 +162,7 @@ def _measure(
         "baseline": baseline,
         "columns": columns,
         "results": results,
+        "lines": [describe_mixing(args.device)],
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
     }

@@ -16,7 +16,7 @@ from dali_mix import fn as mix
 from dali_mix.data import select_backend
 from dali_mix.errors import ConfigError
 from dali_mix.tools.bench.clock import Elapsed, Stopwatch
-from dali_mix.tools.bench.report import Column
+from dali_mix.tools.bench.report import Column, describe_mixing
 from dali_mix.tools.bench.timing import difference, measure, spread
 
 Graph = Callable[[DataNode, DataNode, int], tuple[DataNode, ...]]
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only", nargs="+", choices=tuple(GRAPHS), metavar="NAME", help=f"time these rows beside {BASELINE}: some "
         f"of {', '.join(GRAPHS)}; by default all")  # fmt: skip
     add("--rounds", type=int, default=20, metavar="N", help="each row is timed this often")
-    add("--batches", type=int, default=50, metavar="N", help="timed batches per row and round")
+    add("--batches", type=int, default=100, metavar="N", help="timed batches per row and round")
     add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer")
 
 
@@ -99,7 +99,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = {name: [time.seconds for time in values] for name, values in times.items()}
     cpu_seconds = {name: [time.cpu_seconds for time in values] for name, values in times.items()}
     results = {name: _figures(seconds, name, "") | _figures(cpu_seconds, name, "cpu_") for name in rows}
-    return {"columns": COLUMNS, "results": results, "seconds": seconds, "cpu_seconds": cpu_seconds}
+    return {
+        "columns": COLUMNS,
+        "results": results,
+        "lines": [describe_mixing(args.device)],
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+    }
 
 
 def _figures(seconds: Mapping[str, list[float]], name: str, prefix: str) -> dict[str, dict[str, float]]:

@@ -13,6 +13,8 @@ import torch
 import torchvision
 
 import dali_mix
+from dali_mix.data import select_backend
+from dali_mix.native import implementation
 
 
 class Column(NamedTuple):
@@ -46,6 +48,16 @@ def environment() -> dict[str, Any]:
         "timm": timm.__version__,
         "dali_mix": dali_mix.__version__,
     }
+
+
+def describe_mixing(device: str) -> str:
+    """A line that says which implementation of the mixing operators was measured.
+
+    Args:
+        device: that DALI was asked for.
+    """
+    on_gpu = select_backend(device).device_id is not None
+    return f"mixing operators: {implementation('gpu' if on_gpu else 'cpu')}"
 
 
 def format_table(record: dict[str, Any]) -> str:
