@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
@@ -141,10 +142,10 @@ def _flip(images: Node, augmentation: Augmentation, op: OpArguments) -> Node:
     if not any(sides.values()):
         return images
     # A coin that never falls would cost as much as one that does.
-    return fn.flip(
-        images,
-        **{side: fn.random.coin_flip(probability=p, **op(side)) if p > 0 else 0 for side, p in sides.items()},
-    )
+    coins: dict[str, Any] = {
+        side: fn.random.coin_flip(probability=p, **op(side)) if p > 0 else 0 for side, p in sides.items()
+    }
+    return fn.flip(images, **coins)
 
 
 def _blur(images: Node, sigma: Node) -> Node:
