@@ -5,6 +5,7 @@ batches to PyTorch, ``dali_mix.smmix`` holds the SMMix stage and ``dali_mix.trai
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 try:
     import nvidia.dali as _dali  # noqa: F401
@@ -14,12 +15,23 @@ except ImportError as error:
         "driver or no GPU at all, 'dali_mix[cuda12]' for a CUDA 12 driver"
     ) from error
 
-from dali_mix.data.loader import Batch as Batch
-from dali_mix.data.loader import MixLoader as MixLoader
 from dali_mix.errors import ConfigError as ConfigError
 from dali_mix.errors import DataError as DataError
+
+if TYPE_CHECKING:
+    from dali_mix.data.loader import Batch as Batch
+    from dali_mix.data.loader import MixLoader as MixLoader
 
 try:
     __version__ = version("dali_mix")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    """The loader when it is first asked for: the operators alone need no PyTorch, which takes seconds to import."""
+    if name in ("Batch", "MixLoader"):
+        from dali_mix.data import loader
+
+        return getattr(loader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

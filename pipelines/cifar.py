@@ -132,9 +132,8 @@ def cifar_val(
 def _train_graph(source, decoding, img_size, padding, mixing, leaving):
     jpegs, labels = source()
     images = _padded_crop(decode_images(jpegs, **decoding), img_size, padding)
-    images = fn.flip(images, horizontal=fn.random.coin_flip(name="hflip"))
-    mixed = mix.random_mix(images, labels, **mixing, image_size=img_size, normalization=normalization(**leaving))
-    return batch_outputs(mixed)
+    leaving = {"mirror": fn.random.coin_flip(name="hflip"), "normalization": normalization(**leaving)}
+    return batch_outputs(mix.random_mix(images, labels, **mixing, image_size=img_size, **leaving))
 
 
 @pipeline_def

@@ -64,6 +64,7 @@ from dali_mix.data import (
     ImageFolder,
     augment,
     batch_outputs,
+    draw_hflip,
     feed_images,
     normalization,
     random_resized_crop,
@@ -242,10 +243,13 @@ def _train_graph(source, decoder, img_size, crop, augmentation, mixing, leaving)
     crop_images = resize_center_crop if "crop_pct" in crop else random_resized_crop
     size = img_size()
     images = crop_images(jpegs, size, decoder=decoder, **crop)
-    images = augment(images, augmentation, img_mean=leaving["mean"], img_std=leaving["std"])
+    mirror = draw_hflip(augmentation)
+    if mirror is None:
+        images = augment(images, augmentation, img_mean=leaving["mean"], img_std=leaving["std"])
+    # In one pass over the batch: flip, mix, normalize.
+    leaving = {"mirror": mirror, "normalization": normalization(**leaving)}
     known = size if isinstance(size, int) else None
-    mixed = mix.random_mix(images, labels, **mixing, image_size=known, normalization=normalization(**leaving))
-    return batch_outputs(mixed)
+    return batch_outputs(mix.random_mix(images, labels, **mixing, image_size=known, **leaving))
 
 
 @pipeline_def

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from dali_mix import native
 from dali_mix.data.synthetic import write_synthetic_folder
+from tests.implementations import need_native
 
 REAL_IMAGES = "DALI_MIX_TEST_IMAGES"
 
@@ -23,6 +25,15 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(no_gpu)
+
+
+@pytest.fixture(scope="module", params=["native", "portable"])
+def implementation(request):
+    """What the graphs of a test are made of; a test that asks for it runs on both."""
+    if request.param == "native":
+        need_native()
+    with native.using("on" if request.param == "native" else "off"):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

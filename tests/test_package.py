@@ -33,7 +33,9 @@ def test_a_users_own_pipelines_package_is_no_obstacle(tmp_path):
 
 def imports_of(path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and node.module == "dali_mix":
+            yield from (f"dali_mix.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
             yield node.module
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -42,11 +44,15 @@ def imports_of(path):
 @pytest.mark.parametrize(
     ("room", "may_know"),
     [
-        ("dali_mix/fn", ["dali_mix.fn"]),
-        ("dali_mix/data", ["dali_mix.data", "dali_mix.fn", "dali_mix.errors"]),
+        ("dali_mix/native", ["dali_mix.native", "dali_mix.errors"]),
+        ("dali_mix/fn", ["dali_mix.fn", "dali_mix.native"]),
+        ("dali_mix/data", ["dali_mix.data", "dali_mix.fn", "dali_mix.native", "dali_mix.errors"]),
         ("dali_mix/smmix", ["dali_mix.smmix", "dali_mix.models", "dali_mix.errors"]),
         ("dali_mix/models", ["dali_mix.models"]),
-        ("dali_mix/train", ["dali_mix.train", "dali_mix.data", "dali_mix.smmix", "dali_mix.models", "dali_mix.errors"]),
+        (
+            "dali_mix/train",
+            [f"dali_mix.{room}" for room in ("train", "data", "native", "smmix", "models", "errors")],
+        ),
         ("pipelines", ["dali_mix"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from dali_mix.data.augment import Augmentation as Augmentation
 from dali_mix.data.augment import augment as augment
+from dali_mix.data.augment import draw_hflip as draw_hflip
 from dali_mix.data.decode import decode_images as decode_images
 from dali_mix.data.decode import random_resized_crop as random_resized_crop
 from dali_mix.data.decode import resize_center_crop as resize_center_crop

@@ -79,6 +79,12 @@ class Augmentation:
             parse_auto_augment(self.aa)
 
     @property
+    def only_flips(self) -> bool:
+        """Whether images are flipped left to right at most."""
+        others = (self.vflip, self.aa, self.jitter, self.grayscale_prob, self.gaussian_blur_prob, self.reprob)
+        return not any(others)
+
+    @property
     def jitter(self) -> tuple[float, ...]:
         """Brightness, contrast, saturation and hue of the colour jitter as it is applied; empty for none."""
         # timm looks for "3a" anywhere in the string; of the strings accepted here only the policy 3a has it.
@@ -93,6 +99,21 @@ def _check_range(name: str, value: object, highest: float) -> None:
     if not legal or not 0 <= float(value) <= highest:  # type: ignore[arg-type]
         limits = "a number from 0 on" if math.isinf(highest) else f"a number from 0 to {highest:g}"
         raise ConfigError(f"{name} must be {limits}, got {value!r}")
+
+
+@do_not_convert
+def draw_hflip(augmentation: Augmentation) -> DataNode | None:
+    """Which images to flip, where that is all that is done to them; None where ``augment`` has to do it.
+
+    Args:
+        augmentation: what to do.
+
+    Returns:
+        int32 (), CPU: what ``random_mix`` takes as ``mirror``; the draws are those of :func:`augment`.
+    """
+    if augmentation.hflip == 0 or not augmentation.only_flips:
+        return None
+    return fn.random.coin_flip(probability=augmentation.hflip, **_graph.random_op("augment", None)("horizontal"))
 
 
 @do_not_convert

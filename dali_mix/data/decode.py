@@ -12,6 +12,7 @@ from nvidia.dali.data_node import DataNode
 from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
 from dali_mix.data.decoder_settings import DecoderSettings
 from dali_mix.errors import ConfigError
+from dali_mix.native import operators
 
 INTERPOLATION = {
     "bilinear": types.INTERP_LINEAR,
@@ -152,6 +153,9 @@ def _limit_size(jpegs: DataNode) -> DataNode:
     no assertion, but a reshape to another number of bytes is an error, and one to the same number costs no copy.
     """
     shape = fn.peek_image_shape(jpegs, adjust_orientation=False, dtype=types.INT64, name="peeked_shape")
+    native = operators()
+    if native is not None:
+        return native.limit_size(jpegs, shape, max_pixels=MAX_IMAGE_PIXELS, name="size_limit")
     too_large = shape[0:1] * shape[1] > MAX_IMAGE_PIXELS
     # -1 stands for the length as it is, 0 for none.  Written out, the length would take two operators more, and each
     # costs up to a millisecond per 256 images; ``rel_shape`` is float32, and refuses files of more than 16 MiB.

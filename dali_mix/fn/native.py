@@ -72,7 +72,7 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     if set(recipe.shares) == {"none"}:
         targets = _targets(labels, 0, 1.0, recipe.num_classes, recipe.smoothing)
         branch = _graph.constant(BRANCHES["none"], types.INT32)
-        return MixedBatch(normalize(images, recipe.normalization), targets, labels, branch)
+        return MixedBatch(normalize(images, recipe.normalization, recipe.mirror), targets, labels, branch)
     choice: dict[str, Any] = {}
     if len(recipe.shares) > 1:
         op = _graph.random_op("branch", recipe.branch_seed)
@@ -92,7 +92,9 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
         smoothing=recipe.smoothing,
         **choice,
     )
-    if recipe.mixes or recipe.normalization:
+    if not recipe.mixes:
+        images = normalize(images, recipe.normalization, recipe.mirror)
+    else:
         placement = {"partner": partner, "target": target, "source": source, "weight": weight}
         images = _pixels(images, **placement, **_leaving(recipe))
     return MixedBatch(images, targets, labels, branch)
@@ -143,6 +145,8 @@ def _size_of(images: Node) -> Node:
 def _leaving(recipe: Recipe) -> dict[str, Any]:
     """How the images leave, and the size that the plan relied on."""
     options: dict[str, Any] = {"image_size": list(recipe.size_px)} if recipe.size_px else {}
+    if recipe.mirror is not None:
+        options["mirror"] = recipe.mirror
     if recipe.normalization:
         mean, std, half = recipe.normalization
         options |= {"mean": list(mean), "std": list(std), "dtype": types.FLOAT16 if half else types.FLOAT}

@@ -8,15 +8,23 @@ from dali_mix.fn._graph import Node
 from dali_mix.fn.recipe import Normalization
 
 
-def normalize(images: Node, normalization: Normalization | None) -> Node:
-    """``(images - mean) / std``, left in HWC; None leaves the images as they are."""
+def normalize(images: Node, normalization: Normalization | None, mirror: Node | None = None) -> Node:
+    """``(images - mean) / std``, left in HWC; None leaves the images as they are.
+
+    Args:
+        images: uint8 or float32 (H, W, C), layout HWC, CPU or GPU.
+        normalization: how they leave.
+        mirror: int32 (), CPU, 1 for images to flip left to right; None for none.
+    """
     if normalization is None:
-        return images
+        return images if mirror is None else fn.flip(images, horizontal=mirror)
+    flips = {} if mirror is None else {"mirror": mirror}
     normalized: Node = fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT16 if normalization.half else types.FLOAT,
         output_layout="HWC",
         mean=list(normalization.mean),
         std=list(normalization.std),
+        **flips,
     )
     return normalized

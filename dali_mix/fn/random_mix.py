@@ -28,6 +28,7 @@ def random_mix(
     minmax: tuple[float, float] | None = None,
     seed: int | None = None,
     branch_seed: int | None = None,
+    mirror: Node | None = None,
     image_size: int | tuple[int, int] | None = None,
     normalization: Normalization | None = None,
 ) -> MixedBatch:
@@ -44,6 +45,8 @@ def random_mix(
         seed: for partners, boxes and weights; must differ between ranks.  None: the pipeline's seed.
         branch_seed: for the choice alone; must be equal on all ranks, so that all take the same branch.
 
+        mirror: int32 (), CPU, 1 for each image that is to be flipped left to right before it is mixed: in the same
+            pass over the batch it costs less than ``flip`` before it.
         image_size: height and width of all images in pixels, or the side of squares, where they are known: what is
             decided then waits for no decoder.  Images of another size stop the pipeline.  None reads it from them.
         normalization: how the images leave; None leaves their type.  In the same pass over the batch it costs
@@ -55,6 +58,9 @@ def random_mix(
     Differs from timm's ``Mixup``: the choice has a seed of its own, shared by ranks.
     """
     _check.check_node("images", images)
+    _check.check_node("labels", labels)
+    if mirror is not None:
+        _check.check_node("mirror", mirror)
     _check.check_choices(choices, CHOICES)
     _check.check_alpha("cutmix_alpha", cutmix_alpha)
     _check.check_alpha("mixup_alpha", mixup_alpha)
@@ -74,6 +80,7 @@ def random_mix(
         minmax=_check.check_minmax(minmax),
         seed=seed,
         branch_seed=branch_seed,
+        mirror=mirror,
         size_px=_check.check_image_size(image_size),
         normalization=normalization,
     )

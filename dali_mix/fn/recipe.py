@@ -52,6 +52,7 @@ class Recipe:
     Fields:
         shares: probability of every branch that can happen, in the order of ``BRANCHES``; they sum to 1 but for
             rounding.
+        mirror: int32 (), 1 for images that are flipped left to right before they are mixed; None for none.
         size_px: height and width of all images where they are known, else None.
         normalization: None leaves the type of the images.
         others: see there.
@@ -67,6 +68,7 @@ class Recipe:
     minmax: tuple[float, float] | None
     seed: int | None
     branch_seed: int | None
+    mirror: Node | None
     size_px: tuple[int, int] | None
     normalization: Normalization | None
 

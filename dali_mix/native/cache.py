@@ -89,14 +89,14 @@ def keep(build: Callable[[Path], None], folder: Path) -> Library:
             _replace(temporary, place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return _library(place)
+    return library_in(place)
 
 
 def build_unkept(build: Callable[[Path], None]) -> Iterator[Library]:
     """Yield a library of this process alone, for machines whose caches cannot be written; it is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="dali_mix-") as folder:
         build(Path(folder))
-        yield _library(Path(folder))
+        yield library_in(Path(folder))
 
 
 @contextlib.contextmanager
@@ -137,12 +137,13 @@ def _libraries(folder: Path) -> Iterator[tuple[Library, dict[str, str]]]:
         try:
             manifest = json.loads(path.read_text())
             if _digest(path.with_name(LIBRARY)) == manifest["sha256"]:
-                yield _library(path.parent), dict(manifest["facts"])
+                yield library_in(path.parent), dict(manifest["facts"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not readable, or not one of ours: as if it were not there
 
 
-def _library(folder: Path) -> Library:
+def library_in(folder: Path) -> Library:
+    """The library that a folder holds, with its kernels."""
     kernels = {int(path.stem.removeprefix("sm_")): path for path in folder.glob("sm_*.cubin")}
     ptx = next(folder.glob("compute_*.ptx"), None)
     return Library(folder / LIBRARY, kernels | ({0: ptx} if ptx else {}))

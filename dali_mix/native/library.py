@@ -47,7 +47,7 @@ _state = _State()
 
 def load_existing() -> None:
     """Load a library that is there already; nothing is compiled, and nothing is said if there is none."""
-    if current_mode(strict=False) == "off" or _state.tried:
+    if current_mode(strict=False) == "off" or _state.library or _state.tried or _find_schema(_SCHEMAS[0]) is not None:
         return
     library = cache.find()
     if library is not None:
@@ -144,6 +144,10 @@ def describe() -> list[str]:
 
 def _obtain() -> None:
     """Find or compile the library, and load it; ``_state`` holds the outcome."""
+    _state.tried = True
+    if _find_schema(_SCHEMAS[0]) is not None:
+        _adopt()
+        return
     library = cache.find()
     if library is not None and _load(library):
         return
@@ -153,7 +157,15 @@ def _obtain() -> None:
         _state.failure = str(error)
     except OSError as error:
         _state.failure = f"the library cannot be written: {error}"
-    _state.tried = True
+
+
+def _adopt() -> None:
+    """Take the library that somebody else has loaded; another one with the same operators would abort the process."""
+    path = _loaded_path()
+    if path is None or sources_digest() not in _find_schema(_SCHEMAS[0]).Dox():
+        _state.failure = "other operators of the name dali_mix are loaded in this process"
+    else:
+        _take(cache.library_in(path.parent))
 
 
 def _compile() -> None:
@@ -170,27 +182,35 @@ def _compile() -> None:
 
 
 def _load(library: cache.Library) -> bool:
-    """Load a library into DALI.  A second one with the same operators would abort the process, so ask first."""
-    schema = _find_schema(_SCHEMAS[0])
-    if schema is None:
-        try:
-            plugin_manager.load_library(str(library.path))
-        except RuntimeError as error:
-            _state.failure = f"{library.path} cannot be loaded ({str(error).strip().splitlines()[0]})"
-            return False
-        schema = _find_schema(_SCHEMAS[0])
-    if any(_find_schema(name) is None for name in _SCHEMAS) or sources_digest() not in schema.Dox():
-        _state.tried, _state.failure = True, "other operators of the name dali_mix are loaded in this process"
+    """Load a library into DALI."""
+    try:
+        plugin_manager.load_library(str(library.path))
+    except RuntimeError as error:
+        _state.failure = f"{library.path} cannot be loaded ({str(error).strip().splitlines()[0]})"
         return False
+    return _take(library)
+
+
+def _take(library: cache.Library) -> bool:
+    """Check a library that is loaded, and give it its kernels."""
     handle = ctypes.CDLL(str(library.path))
-    if handle.dali_mix_self_check():
-        _state.tried, _state.failure = True, f"{library.path} fails its self-check; delete it"
+    if any(_find_schema(name) is None for name in _SCHEMAS) or handle.dali_mix_self_check():
+        _state.failure = f"{library.path} fails its self-check; delete it"
         return False
-    for architecture, path in library.kernels.items():
-        code = path.read_bytes()
+    for architecture, file in library.kernels.items():
+        code = file.read_bytes()
         handle.dali_mix_add_kernels(architecture, code, ctypes.c_size_t(len(code)))
-    _state.library, _state.kernels, _state.tried, _state.failure = library.path, tuple(library.kernels), True, ""
+    _state.library, _state.kernels, _state.failure = library.path, tuple(library.kernels), ""
     return True
+
+
+def _loaded_path() -> Path | None:
+    """Of the library with our operators that this process has loaded."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if line.endswith(f"/{cache.LIBRARY}"):
+                return Path(line.split(maxsplit=5)[-1])
+    return None
 
 
 def _say_once(failure: str) -> None:

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import nvidia.dali
 
+TOOLKITS = (Path("/usr/local/cuda"),)
+"""Where a toolkit may be, beside ``$CUDA_HOME`` and ``$CUDA_PATH``.  None is needed; its headers come behind others."""
+
 SOURCES = Path(__file__).parent / "src"
 
 
@@ -73,9 +76,8 @@ def include_folders() -> list[Path]:
     candidates += [
         folder / name / "include" for folder in _nvidia_folders() for name in ("cuda_runtime", "cuda_nvcc", "cuda_cccl")
     ]
-    toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    candidates += [Path(toolkit) / "include"] if toolkit else []
-    candidates += [Path("/usr/local/cuda/include")]
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates += [toolkit / "include" for toolkit in ((Path(named),) if named else ()) + TOOLKITS]
     triton = importlib.util.find_spec("triton")
     if triton is not None and triton.origin:  # the headers that others lack, of another version
         candidates.append(Path(triton.origin).parent / "backends" / "nvidia" / "include")

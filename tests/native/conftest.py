@@ -2,11 +2,10 @@
 
 import pytest
 
-from dali_mix import native
+from tests.implementations import need_native
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def operators():
-    """Loaded; skipped where they cannot be had."""
-    if native.why_not():
-        pytest.skip(f"the native operators cannot be had: {native.why_not()}")
+    """Loaded."""
+    need_native()

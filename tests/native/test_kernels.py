@@ -19,8 +19,8 @@ void Run(const Sample *samples, int count, int channels, const Normalization &by
   for (int i = 0; i < count; i++)
     for (unsigned t = 0; t < threads; t++) MixWord<In, Out, kNormalize>(samples[i], channels, by, t * kPerThread);
 }
-extern "C" __attribute__((visibility("default"))) void run(const char *kernel, const Sample *s, int n, int c, const Normalization *by,
-                                                            unsigned threads) {
+extern "C" __attribute__((visibility("default"))) void run(
+    const char *kernel, const Sample *s, int n, int c, const Normalization *by, unsigned threads) {
   switch (kernel[0]) {
     case 'a': return Run<unsigned char, unsigned char, false>(s, n, c, *by, threads);
     case 'b': return Run<float, float, false>(s, n, c, *by, threads);

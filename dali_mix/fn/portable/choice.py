@@ -21,6 +21,8 @@ from dali_mix.fn.recipe import BRANCHES, MixedBatch, Recipe
 def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     """See :func:`dali_mix.fn.random_mix`; ``labels`` are on the CPU."""
     shares = recipe.shares
+    if recipe.mirror is not None:
+        images = fn.flip(images, horizontal=recipe.mirror)
     branch = _draw_branch(shares, recipe.branch_seed)
     # What a branch needs is drawn for every batch, outside the branches, so that the streams do not
     # depend on which branches earlier batches took.

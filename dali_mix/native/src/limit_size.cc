@@ -22,8 +22,8 @@ class LimitSize : public dali::StatelessOperator<dali::CPUBackend> {
     for (int i = 0; i < shapes.num_samples(); i++) {
       const int64_t* shape = shapes.tensor<int64_t>(i);
       // Division, because the product of two claimed sides may not fit.
-      DALI_MIX_REQUIRE(shape[0] <= 0 || shape[1] <= max_pixels_ / shape[0], "an image has ", shape[0], " x ", shape[1],
-                       " pixels, more than ", max_pixels_, " in all; remove it: ", encoded.GetMeta(i).GetSourceInfo());
+      DALI_MIX_REQUIRE(shape[0] <= 0 || shape[1] <= max_pixels_ / shape[0], "an image has more than ", max_pixels_,
+                       " pixels (", shape[0], " x ", shape[1], "), remove it: ", encoded.GetMeta(i).GetSourceInfo());
     }
     ws.Output<dali::CPUBackend>(0).ShareData(encoded);
   }

@@ -1,0 +1,217 @@
+"""How the library comes to be, in processes of their own: DALI cannot forget one that it has loaded."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dali_mix.native import cache, library
+
+TELL = """
+import logging, sys
+logging.basicConfig(format="%(message)s", level=logging.INFO)
+from dali_mix import native
+print(native.implementation())
+print(*native.describe(), sep="\\n")
+"""
+
+# Kernels take NVRTC some seconds; a test that does not look at them does without.
+QUICK = "from dali_mix.native import kernels; kernels.ARCHITECTURES = ()\n"
+
+# Runs a graph, and prints what a mixed batch sums to.
+MIX = """
+import numpy as np
+from nvidia.dali import fn, pipeline_def, types
+from dali_mix import fn as mix, native
+@pipeline_def(batch_size=4, num_threads=1, device_id=None, seed=3)
+def graph():
+    images = types.Constant(np.arange(48, dtype=np.uint8).reshape(4, 4, 3), layout="HWC")
+    labels = types.Constant(np.array([1], np.int32))
+    return tuple(mix.random_mix(images, labels, num_classes=2))
+pipeline = graph()
+pipeline.build()
+print(native.implementation(), int(np.asarray(pipeline.run()[0][0]).sum()))
+"""
+
+
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The folder of the library that this process has loaded."""
+    return library._state.library.parent
+
+
+@pytest.fixture
+def copying_compiler(built, tmp_path):
+    """Stands for g++ where a test is not about compiling: it delivers the library that is there already."""
+    return script(
+        tmp_path / "g++",
+        f"""
+        if [ "$1" = --version ]; then echo "a compiler that copies"; exit; fi
+        echo called >> {tmp_path}/calls
+        while [ $# -gt 0 ]; do [ "$1" = -o ] && cp {built / cache.LIBRARY} "$2"; shift; done
+        """,
+    )
+
+
+def script(path, text):
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+def start(code, **environment):
+    env = {name: value for name, value in os.environ.items() if name not in ("CXX", "DALI_MIX_NATIVE")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=env | {name: str(value) for name, value in environment.items()},
+    )  # fmt: skip
+
+
+def run(code, **environment):
+    process = start(QUICK + code, **environment)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out.splitlines(), err
+
+
+def test_two_processes_at_once_compile_once_without_a_toolkit(tmp_path):
+    """The real compiler, and no header but those that the Python packages bring."""
+    hidden = (
+        "from dali_mix.native import toolchain\n"
+        "toolchain.TOOLKITS = ()\n"
+        "assert not [path for path in toolchain.include_folders() if 'site-packages' not in str(path)]\n"
+    )
+    environment = {"DALI_MIX_CACHE": tmp_path, "CUDA_HOME": "", "CUDA_PATH": "", "CPATH": "", "PATH": "/usr/bin:/bin"}
+    both = [start(hidden + TELL, **environment) for _ in range(2)]
+    outputs = [process.communicate(timeout=300) for process in both]
+    assert [out.splitlines()[0] for out, _ in outputs] == ["native", "native"], outputs
+    assert len(list(tmp_path.glob("*/manifest.json"))) == 1
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and not (path / cache.LIBRARY).exists()]
+
+
+def test_no_compiler(tmp_path):
+    out, err = run(MIX, DALI_MIX_CACHE=tmp_path, CXX="no-such-compiler")
+    assert out[0].startswith("portable ")
+    (line,) = err.splitlines()
+    assert "no C++ compiler was found: install g++" in line
+    assert "DALI_MIX_NATIVE=off" in line
+
+
+def test_no_compiler_but_a_library_that_was_built_ahead(tmp_path, built):
+    shutil.copytree(built, tmp_path / built.name)
+    out, err = run(MIX, DALI_MIX_CACHE=tmp_path, CXX="no-such-compiler")
+    assert out[0].startswith("native ")
+    assert err == ""
+
+
+def test_a_compiler_that_fails(tmp_path):
+    failing = script(tmp_path / "g++", "echo 'x.cc:1:2: error: out of ideas' >&2; exit 1")
+    out, err = run(TELL, DALI_MIX_CACHE=tmp_path / "cache", CXX=failing)
+    assert out[0] == "portable"
+    assert "failed (x.cc:1:2: error: out of ideas)" in err
+    assert not list((tmp_path / "cache").glob("*/"))  # nothing half done is left
+
+
+def test_insisting_is_an_error_of_one_line(tmp_path):
+    code = TELL.replace("from dali_mix import native", "from dali_mix import native\nnative.use('on')")
+    process = start(code, DALI_MIX_CACHE=tmp_path, CXX="no-such-compiler")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].endswith("cannot be had: no C++ compiler was found: install g++ 11 or newer, or name "
+                                         "one in CXX")  # fmt: skip
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, copying_compiler):
+    (tmp_path / "file").write_text("no folder")
+    out, err = run(TELL, DALI_MIX_CACHE=tmp_path / "file", CXX=copying_compiler)
+    assert out[0] == "native"
+    assert "for this process alone" in err
+    assert not Path(out[1].rpartition(" ")[2]).exists()  # what was written elsewhere is gone
+
+
+def test_a_library_of_another_dali_is_not_loaded(tmp_path, built, copying_compiler):
+    other = tmp_path / "cache" / "other"
+    shutil.copytree(built, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["facts"]["dali"] = "2.3.0"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    out, _ = run(TELL, DALI_MIX_CACHE=tmp_path / "cache", CXX=copying_compiler)
+    assert out[0] == "native"
+    assert str(other) not in out[1]
+
+
+def test_a_damaged_library_is_replaced(tmp_path, built, copying_compiler):
+    out, _ = run(TELL, DALI_MIX_CACHE=tmp_path / "cache", CXX=copying_compiler)
+    made = Path(out[1].rpartition(" ")[2])
+    made.write_bytes(made.read_bytes()[:1000])
+    out, _ = run(TELL, DALI_MIX_CACHE=tmp_path / "cache", CXX=copying_compiler)
+    assert out[0] == "native"
+    assert made.stat().st_size == (built / cache.LIBRARY).stat().st_size
+    assert (tmp_path / "calls").read_text().count("called") == 2
+
+
+def test_a_library_that_does_not_load(tmp_path, built):
+    """Whole by its checksum, and refused by the loader: compiled anew."""
+    broken = script(
+        tmp_path / "g++",
+        '[ "$1" = --version ] && exit\nwhile [ $# -gt 0 ]; do [ "$1" = -o ] && echo nonsense > "$2"; shift; done',
+    )
+    out, err = run(MIX, DALI_MIX_CACHE=tmp_path / "cache", CXX=broken)
+    assert out[0].startswith("portable ")
+    assert "cannot be loaded" in err
+
+
+def test_another_build_in_the_process_is_left_alone(tmp_path, built):
+    """A second library with the same operators would abort the process."""
+    copy = shutil.copytree(built, tmp_path / "copy")
+    code = (
+        "from nvidia.dali import plugin_manager\n"
+        f"plugin_manager.load_library({str(copy / cache.LIBRARY)!r})\n"
+        "from dali_mix.native import toolchain, library\n"
+    )
+    out, _ = run(code + TELL)
+    assert out[0] == "native"  # the same build, so it will do
+    out, err = run(code + "library.sources_digest = lambda: 'another'\n" + TELL, DALI_MIX_CACHE=tmp_path / "cache")
+    assert out[0] == "portable"
+    assert "other operators of the name dali_mix are loaded" in err
+
+
+def test_off_is_off_and_a_mode_that_is_none_is_refused():
+    out, err = run(MIX, DALI_MIX_NATIVE="off")
+    assert out[0].startswith("portable ")
+    assert err == ""
+    process = start(TELL, DALI_MIX_NATIVE="maybe")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "DALI_MIX_NATIVE must be one of auto, on, off, got 'maybe'" in err.splitlines()[-1]
+
+
+def test_importing_compiles_nothing_and_graphs_are_deserialized_in_a_worker(tmp_path, copying_compiler):
+    run("import dali_mix.fn", DALI_MIX_CACHE=tmp_path / "cache", CXX=copying_compiler)
+    assert not (tmp_path / "calls").exists()
+    save = MIX + f"\nopen({str(tmp_path / 'graph')!r}, 'wb').write(pipeline.serialize())"
+    run(save, DALI_MIX_CACHE=tmp_path / "cache", CXX=copying_compiler)
+    read = (
+        "import dali_mix.fn\nfrom nvidia.dali.pipeline import Pipeline\n"
+        f"pipeline = Pipeline.deserialize(filename={str(tmp_path / 'graph')!r})\n"
+        "pipeline.build()\nprint(pipeline.run()[1].shape()[0][0])"
+    )
+    out, _ = run(read, DALI_MIX_CACHE=tmp_path / "cache", CXX="no-such-compiler")
+    assert out == ["2"]
+
+
+def test_built_ahead_by_the_command(tmp_path, copying_compiler):
+    environment = os.environ | {"DALI_MIX_CACHE": str(tmp_path / "cache"), "CXX": str(copying_compiler)}
+    command = [sys.executable, "-m", "dali_mix.native"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "native operators" in result.stdout
+    environment["CXX"] = "no-such-compiler"
+    environment["DALI_MIX_CACHE"] = str(tmp_path / "empty")
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "no C++ compiler was found" in result.stderr
