@@ -32,6 +32,7 @@ from dali_mix.train.outputs import metric_rows
 from dali_mix.train.preview import Preview
 from dali_mix.train.report import table
 from dali_mix.train.signals import EXIT_INTERRUPTED, Stopped
+from dali_mix.train.stderr import quiet_decoders
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def main(pipelines: Pipelines, argv: Sequence[str] | None = None) -> int:
     """
     args = parse_args(argv)
     try:
-        with open_world(args.device, args.deterministic) as world:
+        with quiet_decoders(), open_world(args.device, args.deterministic) as world:
             _configure_logging(world)
             _run(args, world, pipelines)
     except (ConfigError, DataError, TrainingError) as error:
