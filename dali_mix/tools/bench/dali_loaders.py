@@ -21,7 +21,6 @@ from dali_mix.data import (
     MixLoader,
     batch_outputs,
     normalization,
-    normalized_outputs,
     random_resized_crop,
     read_images,
 )
@@ -59,13 +58,13 @@ def _mixed(choices, setting):  # type: ignore[no-untyped-def]
         interpolation=setting.interpolation,
         decoder_settings=setting.decoder_settings,
     )
-    images = fn.flip(images, horizontal=fn.random.coin_flip())
+    mirror = fn.random.coin_flip()
+    leaving = normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     num_classes = setting.num_classes
-    mean_and_std = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     if choices is None:
         targets = fn.one_hot(labels, num_classes=num_classes)
         branch = types.Constant(mix.BRANCHES["none"], dtype=types.INT32, shape=[], device="cpu")
-        return normalized_outputs(mix.MixedBatch(images, targets, labels, branch), mean_and_std)
+        return batch_outputs(mix.MixedBatch(mix.normalize(images, leaving, mirror), targets, labels, branch))
     mixed = mix.random_mix(
         images,
         labels,
@@ -74,8 +73,9 @@ def _mixed(choices, setting):  # type: ignore[no-untyped-def]
         smoothing=SMOOTHING,
         cutmix_alpha=CUTMIX_ALPHA,
         mixup_alpha=MIXUP_ALPHA,
+        mirror=mirror,
         image_size=setting.img_size,
-        normalization=normalization(**mean_and_std),
+        normalization=leaving,
     )
     return batch_outputs(mixed)
 

@@ -19,8 +19,8 @@ from dali_mix.tools.bench.clock import Elapsed, Stopwatch
 from dali_mix.tools.bench.report import Column, describe_mixing
 from dali_mix.tools.bench.timing import difference, measure, spread
 
-Graph = Callable[[DataNode, DataNode, int], tuple[DataNode, ...]]
-"""From images, labels and the number of classes to the outputs of a pipeline."""
+Graph = Callable[[DataNode, DataNode, argparse.Namespace], tuple[DataNode, ...]]
+"""From images, labels and the settings to the outputs of a pipeline."""
 
 BASELINE = "empty"
 COLUMNS = (
@@ -37,28 +37,35 @@ _WARM_UP = 20
 _TYPES = {"uint8": types.UINT8, "float32": types.FLOAT}
 
 
-def _empty(images: DataNode, labels: DataNode, num_classes: int) -> tuple[DataNode, ...]:
+def _empty(images: DataNode, labels: DataNode, args: argparse.Namespace) -> tuple[DataNode, ...]:
     return images, labels
 
 
-def _one_hot(images: DataNode, labels: DataNode, num_classes: int) -> tuple[DataNode, ...]:
-    return images, fn.one_hot(labels, num_classes=num_classes)
+def _one_hot(images: DataNode, labels: DataNode, args: argparse.Namespace) -> tuple[DataNode, ...]:
+    return images, fn.one_hot(labels, num_classes=args.num_classes)
 
 
 def _mixed(
-    images: DataNode, labels: DataNode, num_classes: int, *, mixing: Callable[..., tuple[DataNode, ...]], mode: str
+    images: DataNode, labels: DataNode, args: argparse.Namespace, *, mixing: Callable[..., Any], **options: Any
 ) -> tuple[DataNode, ...]:
-    return tuple(mixing(images, labels, num_classes=num_classes, smoothing=_SMOOTHING, mode=mode))
+    return tuple(mixing(images, labels, num_classes=args.num_classes, smoothing=_SMOOTHING, **options))
+
+
+def _sized(images: DataNode, labels: DataNode, args: argparse.Namespace, **options: Any) -> tuple[DataNode, ...]:
+    """As the pipelines call it, which know the size of their images."""
+    return _mixed(images, labels, args, mixing=mix.random_mix, image_size=args.img_size, **options)
 
 
 GRAPHS: Mapping[str, Graph] = {
     BASELINE: _empty,
     "one_hot": _one_hot,
-    **{
-        f"{mixing.__name__}{'' if mode == 'batch' else ' ' + mode}": functools.partial(_mixed, mixing=mixing, mode=mode)
-        for mode in ("batch", "elem")
-        for mixing in (mix.cutmix, mix.mixup, mix.random_mix)
-    },
+    "cutmix": functools.partial(_mixed, mixing=mix.cutmix),
+    "mixup": functools.partial(_mixed, mixing=mix.mixup),
+    "random_mix": _sized,
+    "random_mix, size read": functools.partial(_mixed, mixing=mix.random_mix),
+    "cutmix elem": functools.partial(_mixed, mixing=mix.cutmix, mode="elem"),
+    "mixup elem": functools.partial(_mixed, mixing=mix.mixup, mode="elem"),
+    "random_mix elem": functools.partial(_sized, mode="elem"),
 }
 """The rows of the table; another one is another entry."""
 
@@ -138,7 +145,7 @@ def _pipeline(graph, args, device):  # type: ignore[no-untyped-def]
     shape = [args.img_size, args.img_size, 3]
     images = types.Constant(127, dtype=_TYPES[args.dtype], shape=shape, layout="HWC", device=device)
     labels = types.Constant(0, dtype=types.INT32, shape=[1], device="cpu")
-    return graph(images, labels, args.num_classes)
+    return graph(images, labels, args)
 
 
 def _run(pipeline: Pipeline, batches: int) -> None:

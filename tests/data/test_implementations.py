@@ -1,0 +1,68 @@
+"""A loader knows what mixes its batches: the two implementations do not continue each other."""
+
+import pytest
+from nvidia.dali import fn, pipeline_def, types
+
+from dali_mix import ConfigError, MixLoader, native
+from dali_mix import fn as mix
+from dali_mix.data import scan_image_folder
+from pipelines.imagenet import imagenet_train
+from tests.implementations import need_native
+
+
+@pytest.fixture(scope="module")
+def state_of(image_folder):
+    """A state, and a new loader, of an implementation."""
+    need_native()
+    folder = scan_image_folder(image_folder / "train")
+
+    def make(mode, state=None):
+        with native.using(mode):
+            loader = MixLoader(imagenet_train(folder, batch_size=8, img_size=32, device="cpu", num_threads=2))
+        with loader:
+            if state is not None:
+                return loader.load_state_dict(state)
+            next(loader)
+            return loader.state_dict()
+
+    return make
+
+
+@pytest.mark.parametrize(("saved", "own", "remedy"), [("on", "off", "=on"), ("off", "on", "=off")])
+def test_a_state_of_the_other_implementation_is_refused(state_of, saved, own, remedy):
+    with pytest.raises(ConfigError, match=f"random numbers differ: set DALI_MIX_NATIVE{remedy}, or begin anew"):
+        state_of(own, state_of(saved))
+    state_of(saved, state_of(saved))
+
+
+def test_a_state_from_before_there_were_two_is_refused(state_of):
+    state = state_of("on")
+    del state["fingerprint"]["mixing"]
+    with pytest.raises(ConfigError, match="mixing of another version"):
+        state_of("on", state)
+
+
+def test_a_pipeline_without_our_operators_has_no_implementation(image_folder):
+    @pipeline_def(batch_size=4, num_threads=1, device_id=None)
+    def host():
+        return fn.readers.file(file_root=str(image_folder / "train"))[1]
+
+    assert mix.implementation_of(host()) is None
+
+
+def test_a_batch_of_several_branches_is_refused(image_folder, implementation):
+    """Inside an ``if`` each side chooses for itself, so the merged batch has no branch of its own."""
+
+    @pipeline_def(batch_size=8, num_threads=1, device_id=None, enable_conditionals=True, seed=5)
+    def host():
+        jpegs, labels = fn.readers.file(file_root=str(image_folder / "train"), pad_last_batch=True, name="reader")
+        images = fn.resize(fn.decoders.image(jpegs), size=[8, 8])
+        if fn.random.coin_flip(dtype=types.BOOL):
+            images, targets, _, branch = mix.random_mix(images, labels, num_classes=10, choices={"cutmix": 1.0})
+        else:
+            images, targets, _, branch = mix.random_mix(images, labels, num_classes=10, choices={"mixup": 1.0})
+        return images, targets, labels, branch
+
+    with MixLoader(host()) as loader, pytest.raises(ConfigError, match="samples of several branches"):
+        for _ in loader:
+            pass

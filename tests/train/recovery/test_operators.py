@@ -1,0 +1,93 @@
+"""All ranks mix by the same operators, and a run goes on with those that it began with."""
+
+import shutil
+
+import pytest
+import torch
+
+from dali_mix.train.checkpoint.state import read_facts
+from dali_mix.train.checkpoint.store import CheckpointStore, Position
+from tests.implementations import need_native
+from tests.train.conftest import FAST
+from tests.train.recovery.runs import RICH, assert_same_result, cut_off
+from tests.train.test_run import run_command
+
+NEWEST = "checkpoint-1-4"
+
+WITHOUT = """
+import os
+if os.environ.get("RANK") == "1":
+    os.environ |= {"CXX": "no-such-compiler", "DALI_MIX_CACHE": "/nonexistent"}
+"""
+"""What Python runs at its start: rank 1 has no compiler and finds no library."""
+
+
+@pytest.fixture
+def cut(whole, tmp_path):
+    """A run that was killed in the middle of its second epoch."""
+    need_native()
+    cut_off(whole, tmp_path / "run", Position(1, 4))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def resume(train):
+    return lambda *flags: train(*RICH, "--experiment", "run", "--auto-resume", *flags)
+
+
+def test_the_other_implementation_is_refused_in_one_line(resume, cut):
+    code, _, err = resume("--native", "off")
+    assert code == 2
+    assert "mixing operators was 'native', is 'portable' (--native on takes the saved ones); use the same" in err
+    assert err.splitlines()[-1].startswith("train_imagenet.py: error: ")
+
+
+def test_a_run_from_before_there_were_two_is_refused_in_one_line(resume, cut):
+    change_facts(cut / "checkpoints" / NEWEST, lambda facts: facts["fingerprint"].pop("mixing operators"))
+    code, _, err = resume()
+    assert code == 2
+    assert "mixing operators was None, is 'native' (saved before there was a choice)" in err
+    assert "--resume-relaxed" in err
+
+
+def test_insisting_on_what_is_there_changes_nothing(resume, cut, whole):
+    code, _, err = resume("--native", "on")
+    assert code == 0, err
+    assert_same_result(cut, whole)
+
+
+def change_facts(folder, change):
+    facts = read_facts(folder)
+    change(facts)
+    torch.save(facts, folder / "run.pt")
+    contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".json"}
+    shutil.rmtree(folder)
+    CheckpointStore(folder.parent, keep=1000).save(
+        Position(1, 4), {name: (lambda data=data: data) for name, data in contents.items()}
+    )
+
+
+def test_the_portable_graph_trains_and_its_checkpoints_say_so(train, tmp_path):
+    code, _, err = train("--native", "off", "--cutmix", 1, "--mixup", 0.8, "--epochs", 1, "--experiment", "portable")
+    assert code == 0, err
+    facts = read_facts(tmp_path / "portable" / "checkpoints" / "checkpoint-1-0")
+    assert facts["fingerprint"]["mixing operators"] == "portable"
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_a_rank_without(tmp_path, image_folder, monkeypatch, mode):
+    need_native()
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    flags = [*FAST, "--data-dir", image_folder, "--cutmix", 1, "-b", 5, "--epochs", 1, "--native", mode]
+    result = run_command(*flags, "--output", tmp_path, "--experiment", "two", ranks=2, cwd=tmp_path)
+    told = [line for line in result.stderr.splitlines() if "cannot be had on rank 1: no C++ compiler" in line]
+    if mode == "on":
+        assert result.returncode != 0
+        assert told[0].startswith("train_imagenet.py: error: --native on: ")
+        return
+    assert result.returncode == 0, result.stderr
+    assert len(told) == 1
+    facts = read_facts(tmp_path / "two" / "checkpoints" / "checkpoint-1-0")
+    assert facts["fingerprint"]["mixing operators"] == "portable"
