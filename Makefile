@@ -18,6 +18,7 @@ help:
 		|| { echo "dali_mix needs Python 3.11 or newer; name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),dev]'
+	@$(BIN)/python -m dali_mix.native || true  # without a compiler all works, mixing by the portable graph
 	@touch $@
 
 demo: .venv/installed

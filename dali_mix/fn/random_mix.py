@@ -53,7 +53,8 @@ def random_mix(
             less than ``crop_mirror_normalize`` behind it.
 
     Returns:
-        MixedBatch.  The images of a batch go through the chosen method only: the other costs nothing.
+        MixedBatch.  The images of a batch go through the chosen method only: the other costs nothing.  Inside an
+        ``if`` of the pipeline each side is a batch of its own: it mixes among its samples and has its own branch.
 
     Differs from timm's ``Mixup``: the choice has a seed of its own, shared by ranks.
     """

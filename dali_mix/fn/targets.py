@@ -24,8 +24,9 @@ def soft_targets(labels: Node, params: MixParams, *, num_classes: int, smoothing
         float32 (K,), summing to 1, on the device of ``labels``.
 
     Raises:
-        RuntimeError: at run time, from DALI, naming ``slice``, for a label outside [0, num_classes).
-            DALI's own ``one_hot`` would return a row without any class.
+        RuntimeError: at run time, for a label outside [0, num_classes), naming ``soft_targets`` and the label (in
+            the portable graph it is DALI's, naming ``slice``).  DALI's own ``one_hot`` would return a row without
+            any class.
     """
     _check.check_node("labels", labels)
     _check.check_num_classes(num_classes)
