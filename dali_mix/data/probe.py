@@ -14,6 +14,7 @@ from typing import NamedTuple
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
+from dali_mix import native
 from dali_mix.data import _probe_worker
 from dali_mix.data._probe_worker import MAX_FILE_BYTES as MAX_FILE_BYTES
 from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS as MAX_IMAGE_PIXELS
@@ -99,7 +100,8 @@ def _probe(paths: Sequence[str], backend: Backend, num_threads: int, batch_size:
 def _serialize(decoder: str | None, settings: _Settings) -> bytes:
     """A pipeline from encoded bytes to shapes; without a decoder, it reads the headers only."""
     pipeline = Pipeline(**settings)
-    with pipeline:
+    # The worker is without the package, and so knows only DALI's own operators.
+    with native.using("off"), pipeline:
         jpegs = fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
         if decoder is None:
             shapes = fn.peek_image_shape(jpegs, adjust_orientation=False)
