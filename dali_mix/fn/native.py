@@ -31,16 +31,17 @@ def draw_cutmix(
 ) -> MixParams:
     """See :func:`dali_mix.fn.draw_cutmix`."""
     op = _graph.random_op("cutmix", seed)
-    drawing = {"prob": prob, "mode": mode, "pairing": pairing, "minmax": list(minmax or ())}
-    partner, box, _, _, lam, _ = _plan(op, {"cutmix": alpha}, _size_of(images), **drawing)
+    size = _size_of(images)
+    drawing = {"prob": prob, "mode": mode, "pairing": pairing, "minmax": list(minmax or ()), "image_size": size}
+    partner, box, _, _, lam, _ = _plan(op, {"cutmix": alpha}, size, **drawing)
     return MixParams(partner, box, lam)
 
 
 def draw_mixup(images: Node, *, alpha: float, prob: float, mode: str, pairing: str, seed: int | None) -> MixParams:
     """See :func:`dali_mix.fn.draw_mixup`."""
     op = _graph.random_op("mixup", seed)
-    # The weight does not depend on the size, so nothing waits for the images.
-    partner, _, _, _, lam, _ = _plan(op, {"mixup": alpha}, [1, 1], prob=prob, mode=mode, pairing=pairing)
+    drawing = {"prob": prob, "mode": mode, "pairing": pairing, "image_size": [1, 1]}  # the weight depends on no size
+    partner, _, _, _, lam, _ = _plan(op, {"mixup": alpha}, _size_of(images), **drawing)
     return MixParams(partner, types.Constant(np.zeros(4, np.int32)), lam)
 
 
@@ -73,18 +74,16 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
         targets = _targets(labels, 0, 1.0, recipe.num_classes, recipe.smoothing)
         branch = _graph.constant(BRANCHES["none"], types.INT32)
         return MixedBatch(normalize(images, recipe.normalization, recipe.mirror), targets, labels, branch)
-    choice: dict[str, Any] = {}
-    if len(recipe.shares) > 1:
-        op = _graph.random_op("branch", recipe.branch_seed)
-        choice["branch_draw"] = fn.random.uniform(range=[0.0, 1.0], **op("uniform"))
     known = {"cutmix": recipe.cutmix_alpha, "mixup": recipe.mixup_alpha}
-    alphas = {name: known.get(name, 1.0) for name in recipe.shares}
+    choice: dict[str, Any] = {}
+    if recipe.branch_seed is not None:
+        choice["branch_seed"] = _graph.random_op("branch", recipe.branch_seed)("plan")["seed"]
     partner, target, source, weight, _, branch, targets = _plan(
         _graph.random_op("mix", recipe.seed),
-        alphas,
-        list(recipe.size_px) if recipe.size_px else _size_of(images) if recipe.mixes else [1, 1],
+        {name: known.get(name, 1.0) for name in recipe.shares},
         labels,
         ends=np.cumsum(list(recipe.shares.values())).tolist(),
+        image_size=list(recipe.size_px) if recipe.size_px else _size_of(images) if recipe.mixes else [1, 1],
         mode=recipe.mode,
         pairing=recipe.pairing,
         minmax=list(recipe.minmax or ()),
@@ -100,28 +99,22 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     return MixedBatch(images, targets, labels, branch)
 
 
-def _plan(
-    op: _graph.OpArguments, alphas: dict[str, float], image_size: Any, *labels: Node, **options: Any
-) -> tuple[Node, ...]:
-    """What is decided for a batch: partner, target, source, weight, lam, branch, and targets where labels are given.
+def _plan(op: _graph.OpArguments, alphas: dict[str, float], samples: Node, **options: Any) -> tuple[Node, ...]:
+    """What is decided for a batch: partner, target, source, weight, lam, branch, and targets with ``num_classes``.
 
     Args:
         op: of this call.
         alphas: parameter of the Beta distribution of each branch that can happen.
-        image_size: height and width, as numbers or as a node.
-        labels: none, or those of the batch.
+        samples: the labels, or anything else on the CPU, to tell the size of the batch.
         options: others of the operator.
     """
-    draws = fn.random.uniform(range=[0.0, 1.0], dtype=types.FLOAT64, **op("draws"))
     options.setdefault("ends", [1.0])
     planned: tuple[Node, ...] = _operators().plan(
-        draws,
-        *labels,
+        samples,
         methods=[_METHODS[name] for name in alphas],
         codes=[BRANCHES[name] for name in alphas],
         alphas=list(alphas.values()),
-        image_size=image_size,
-        **_graph.named_op("plan"),
+        **op("plan"),
         **options,
     )
     return planned

@@ -21,7 +21,7 @@ inline std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::arra
 }
 
 // What the numbers are for: two roles with one key never share numbers.
-enum class Role : uint32_t { kPartner = 1, kMix = 2 };
+enum class Role : uint32_t { kPartner = 1, kMix = 2, kBranch = 3 };
 
 // An endless sequence of draws, told apart by key, role and index.
 class Stream {
@@ -29,6 +29,12 @@ class Stream {
   Stream(uint64_t key, Role role, uint32_t index)
       : key_{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)},
         counter_{0, index, static_cast<uint32_t>(role), 0} {}
+
+  // All bits of the next two numbers: the key of further streams.
+  uint64_t Key() {
+    uint64_t high = Next();
+    return (high << 32) | Next();
+  }
 
   // Uniform in (0, 1), in steps of 2^-52; never 0 or 1, so that its logarithm is finite.
   double Uniform() {

@@ -11,6 +11,7 @@
 #include "distributions.h"
 #include "methods/cutmix.h"
 #include "methods/mixup.h"
+#include "randomness.h"
 #include "require.h"
 #include "soft_targets.h"
 
@@ -35,10 +36,10 @@ std::unique_ptr<Method> MakeMethod(const std::string& name, double alpha, const 
 
 }  // namespace
 
-class Plan : public dali::StatelessOperator<CPUBackend> {
+class Plan : public RandomOperator<CPUBackend> {
  public:
   explicit Plan(const OpSpec& spec)
-      : StatelessOperator<CPUBackend>(spec),
+      : RandomOperator<CPUBackend>(spec),
         codes_(spec.GetRepeatedArgument<int>("codes")),
         ends_(spec.GetRepeatedArgument<float>("ends")),
         prob_(spec.GetArgument<float>("prob")),
@@ -46,8 +47,7 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
         flip_(spec.GetArgument<std::string>("pairing") == "flip"),
         targets_(std::max(1, spec.GetArgument<int>("num_classes")), spec.GetArgument<float>("smoothing")),
         num_classes_(spec.GetArgument<int>("num_classes")),
-        image_size_("image_size", spec),
-        branch_draw_("branch_draw", spec) {
+        image_size_("image_size", spec) {
     auto names = spec.GetRepeatedArgument<std::string>("methods");
     auto alphas = spec.GetRepeatedArgument<float>("alphas");
     auto minmax = spec.GetRepeatedArgument<float>("minmax");
@@ -71,17 +71,16 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
   }
 
   void RunImpl(Workspace& ws) override {
-    const auto& draws = ws.Input<CPUBackend>(0);
-    int n = draws.num_samples();
+    int n = ws.Input<CPUBackend>(0).num_samples();
+    RandomState state = state_;
+    state_.batch++;
     if (n == 0) return;
-    DALI_MIX_REQUIRE(draws.type() == DALI_FLOAT64, "draws must be float64, got ", draws.type());
     DALI_MIX_REQUIRE(!(flip_ || mode_ == "pair") || n == max_batch_size_,
                      "pairing='flip' needs full batches: the batch has ", n, " of ", max_batch_size_,
                      " samples; use pairing='permutation', or a reader that drops or pads the last batch");
-    // 53 random bits, drawn by DALI so that its checkpoints hold the state: all of this batch follows from them.
-    uint64_t key = static_cast<uint64_t>(*draws.tensor<double>(0) * 0x1p53);
+    uint64_t key = state.BatchKey();
     std::vector<int> partner = Partners(key, n);
-    size_t method = Choose(ws, n);
+    size_t method = Choose(state.BranchDraw());
     std::vector<Placement> placements = Placements(key, *methods_[method], Sizes(ws, n));
     for (int i = 0; i < n; i++) {
       *ws.Output<CPUBackend>(kPartner).mutable_tensor<int>(i) = partner[i];
@@ -92,7 +91,7 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
       *ws.Output<CPUBackend>(kBranch).mutable_tensor<int>(i) = codes_[method];
     }
     if (num_classes_) {
-      std::vector<int> classes = targets_.Read(ws.Input<CPUBackend>(1));
+      std::vector<int> classes = targets_.Read(ws.Input<CPUBackend>(0));
       auto& rows = ws.Output<CPUBackend>(kTargets);
       for (int i = 0; i < n; i++)
         targets_.Write(rows.mutable_tensor<float>(i), classes[i], classes[partner[i]], placements[i].lam);
@@ -112,12 +111,8 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
     return partner;
   }
 
-  // The method of the whole batch.
-  size_t Choose(const Workspace& ws, int n) {
-    if (methods_.size() == 1) return 0;
-    DALI_MIX_REQUIRE(branch_draw_.HasArgumentInput(), "more than one method needs branch_draw");
-    branch_draw_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
-    float draw = *branch_draw_[0].data;
+  // The method of the whole batch: the one whose stretch of [0, 1) the draw falls into.
+  size_t Choose(double draw) const {
     size_t method = 0;
     while (method + 1 < methods_.size() && draw >= ends_[method]) method++;
     return method;
@@ -155,7 +150,6 @@ class Plan : public dali::StatelessOperator<CPUBackend> {
   SoftTargets targets_;
   int num_classes_;
   dali::ArgValue<int, 1> image_size_;
-  dali::ArgValue<float, 0> branch_draw_;
 };
 
 class Targets : public dali::StatelessOperator<CPUBackend> {
@@ -197,17 +191,16 @@ class Targets : public dali::StatelessOperator<CPUBackend> {
 }  // namespace dali_mix
 
 DALI_SCHEMA(dali_mix__Plan)
-    .DocStr(R"(Decide for a whole batch what is mixed with what; a pure function of its inputs.
+    .DocStr(R"(Decide for a whole batch what is mixed with what.
 
 Outputs: partner int32 (), target and source boxes int32 (4) = y1, x1, y2, x2, weight float () of the own image
 inside the target box, lam float () of the own label, branch int32 (), and with num_classes the soft targets
 float (num_classes). Inside an ``if`` it sees the samples of its side, and mixes among them.
 
 Build )" DALI_MIX_BUILD)
-    .NumInput(1, 2)
-    .InputDevice(0, 2, ::dali::InputDevice::CPU)
-    .InputDox(0, "draws", "float64 ()", "Uniform in [0, 1); the first sample's is the key of the batch.")
-    .InputDox(1, "labels", "integer () or (1)", "Needed for num_classes.")
+    .NumInput(1)
+    .InputDevice(0, ::dali::InputDevice::CPU)
+    .InputDox(0, "samples", "labels, or anything", "With num_classes integer () or (1); else it tells the batch size.")
     .OutputFn([](const dali::OpSpec& spec) { return spec.GetArgument<int>("num_classes") > 0 ? 7 : 6; })
     .AddArg("methods", "Any of \"leave\", \"cutmix\" and \"mixup\"; one is chosen per batch.", DALI_STRING_VEC)
     .AddArg("codes", "What branch is, for each method.", DALI_INT_VEC)
@@ -220,7 +213,8 @@ Build )" DALI_MIX_BUILD)
     .AddOptionalArg("num_classes", "Length of the soft targets; 0 for none.", 0)
     .AddOptionalArg("smoothing", "Of the labels, in [0, 1].", 0.0f)
     .AddArg("image_size", "Height and width in pixels; further entries are not read.", DALI_INT_VEC, true)
-    .AddOptionalArg<float>("branch_draw", "Uniform in [0, 1); the first sample's chooses the method.", nullptr, true);
+    .AddRandomSeedArg()
+    .AddOptionalArg<int64_t>("branch_seed", "Of the choice of the method; default: the seed.", nullptr);
 DALI_REGISTER_OPERATOR(dali_mix__Plan, dali_mix::Plan, dali::CPU);
 
 DALI_SCHEMA(dali_mix__SoftTargets)
