@@ -45,10 +45,29 @@ DALI_MIX_CLONES inline void Halve(Half* out, const float* values, int n) {
   for (int i = 0; i < n; i++) out[i] = ToHalf(values[i]);
 }
 
+// Pixels of three bytes, five at a time: 16 bytes are read and written, of which the next five overwrite the last.
+// The first pixel is left to the caller, which has nothing behind it to read; returns how many are done.
+DALI_MIX_CLONES inline int MirrorFives(uint8_t* out, const uint8_t* row, int width) {
+  using Bytes = uint8_t __attribute__((vector_size(16)));
+  const Bytes order = {12, 13, 14, 9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2, 15};
+  int x = 1;
+  for (; x + 6 <= width; x += 5) {
+    Bytes pixels;
+    std::memcpy(&pixels, row + 3 * (width - 5 - x), 16);
+    pixels = __builtin_shuffle(pixels, order);
+    std::memcpy(out + 3 * x, &pixels, 16);
+  }
+  return x;
+}
+
 template <typename In>
 void Mirror(In* out, const In* row, int width, int channels) {
-  for (int x = 0; x < width; x++)
-    for (int c = 0; c < channels; c++) out[x * channels + c] = row[(width - 1 - x) * channels + c];
+  auto* to = reinterpret_cast<uint8_t*>(out);
+  auto* from = reinterpret_cast<const uint8_t*>(row);
+  int bytes = channels * static_cast<int>(sizeof(In));
+  int done = bytes == 3 ? MirrorFives(to, from, width) : 0;
+  if (done) std::memcpy(to, from + 3 * (width - 1), 3);
+  for (int x = done; x < width; x++) std::memcpy(to + x * bytes, from + (width - 1 - x) * bytes, bytes);
 }
 
 }  // namespace dali_mix::rows

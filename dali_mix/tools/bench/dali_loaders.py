@@ -41,8 +41,8 @@ def _options(setting: Setting) -> dict[str, Any]:
 
 
 @contextmanager
-def _open_mixed(choices: Mapping[str, float] | None, setting: Setting) -> Iterator[Batches]:
-    """Ours.  ``choices`` as ``random_mix`` takes them; None is a pipeline without any operator of ours."""
+def _open_mixed(choices: Mapping[str, float], setting: Setting) -> Iterator[Batches]:
+    """Ours.  ``choices`` as ``random_mix`` takes them."""
     with MixLoader(_mixed(choices, setting, **_options(setting))) as loader:
         yield ((batch.images, batch.targets) for batch in _endless(loader))
 
@@ -60,15 +60,10 @@ def _mixed(choices, setting):  # type: ignore[no-untyped-def]
     )
     mirror = fn.random.coin_flip()
     leaving = normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    num_classes = setting.num_classes
-    if choices is None:
-        targets = fn.one_hot(labels, num_classes=num_classes)
-        branch = types.Constant(mix.BRANCHES["none"], dtype=types.INT32, shape=[], device="cpu")
-        return batch_outputs(mix.MixedBatch(mix.normalize(images, leaving, mirror), targets, labels, branch))
     mixed = mix.random_mix(
         images,
         labels,
-        num_classes=num_classes,
+        num_classes=setting.num_classes,
         choices=choices,
         smoothing=SMOOTHING,
         cutmix_alpha=CUTMIX_ALPHA,
@@ -196,7 +191,7 @@ def _endless(loader: Any) -> Iterator[Any]:
 
 
 DALI_LOADERS: Mapping[str, Alternative] = {
-    "none": Alternative(functools.partial(_open_mixed, None)),
+    "none": Alternative(functools.partial(_open_mixed, {})),
     "cutmix": Alternative(functools.partial(_open_mixed, {"cutmix": 1.0})),
     "mixup": Alternative(functools.partial(_open_mixed, {"mixup": 1.0})),
     "random_mix": Alternative(functools.partial(_open_mixed, {"cutmix": 0.5, "mixup": 0.5})),
