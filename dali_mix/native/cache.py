@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ def cache_folder() -> Path | None:
 
 
 def find() -> Library | None:
-    """A library that fits this process: for its DALI, these sources, this C library.
+    """A library that fits this process: for its DALI, these sources, and a C library that is not newer.
 
     One that another compiler made is used where there is no compiler, or the library came with the package.
     """
@@ -151,7 +152,16 @@ def library_in(folder: Path) -> Library:
 
 def _fits(facts: dict[str, str], compiler: str | None) -> bool:
     here = platform_facts()
-    return all(facts.get(name) == value for name, value in here.items()) and compiler in (None, facts.get("compiler"))
+    libc = here.pop("libc")
+    equal = all(facts.get(name) == value for name, value in here.items())
+    return equal and _serves(facts.get("libc", ""), libc) and compiler in (None, facts.get("compiler"))
+
+
+def _serves(built: str, here: str) -> bool:
+    """Whether what was built with one C library runs with another: with the same or a later one of its kind."""
+    (kind, _, old), (other, _, new) = built.partition("-"), here.partition("-")
+    numbers = [re.findall(r"\d+", version) for version in (old, new)]
+    return kind == other and [*map(int, numbers[0])] <= [*map(int, numbers[1])]
 
 
 def _digest(path: Path) -> str:

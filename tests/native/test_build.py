@@ -144,6 +144,16 @@ def test_a_library_of_another_dali_is_not_loaded(tmp_path, built, copying_compil
     assert str(other) not in out[1]
 
 
+@pytest.mark.parametrize(
+    ("built_with", "fits"),
+    [("glibc-2.36", True), ("glibc-2.9", True), ("glibc-2.40", False), ("musl-1.2", False), ("", False)],
+)
+def test_a_later_c_library_will_do(monkeypatch, built_with, fits):
+    """A library that was built on an older system is what clusters and machines without a compiler are given."""
+    monkeypatch.setattr(cache, "platform_facts", lambda: {"dali": "2.4.0", "libc": "glibc-2.36"})
+    assert cache._fits({"dali": "2.4.0", "libc": built_with}, None) == fits
+
+
 def test_a_damaged_library_is_replaced(tmp_path, built, copying_compiler):
     out, _ = run(TELL, DALI_MIX_CACHE=tmp_path / "cache", CXX=copying_compiler)
     made = Path(out[1].rpartition(" ")[2])
