@@ -1,12 +1,13 @@
 # make demo   train a small ViT with SMMix on a data set made on the spot
 # make test   run the tests (the GPU ones too where there is a GPU)
-# make lint   ruff and mypy
+# make lint   ruff, mypy and clang-format
 # Each creates .venv and installs into it when that is missing or out of date.
 
 PYTHON ?= python3
 # The CUDA version that the driver supports decides which DALI is installed.
 EXTRA ?= $(shell nvidia-smi 2>/dev/null | grep -q 'CUDA Version: 12' && echo cuda12 || echo cuda13)
 BIN := .venv/bin
+CXX_FILES = $(shell find dali_mix/native/src -type f)
 
 .PHONY: help demo test lint format clean
 
@@ -31,10 +32,12 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info

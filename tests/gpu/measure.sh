@@ -5,8 +5,9 @@
 #
 # OUT gets report.txt and a JSON file for each benchmark.  PHOTOGRAPHS holds one sub-folder of JPEG files per class;
 # links beside it make as many of them as are needed.  A machine without a compiler, or whose DALI has no headers, is
-# given the native operators: `python -m dali_mix.native --into-package` elsewhere, then bring dali_mix/native/built.  Each part has its own time limit, and a part that fails stops
-# no other; the exit code is 0 if none failed.  What can be set, with its default:
+# given the native operators: `python -m dali_mix.native --into-package` elsewhere, then bring dali_mix/native/built.
+# Each part has its own time limit, and a part that fails stops no other; the exit code is 0 if none failed.  What can
+# be set, with its default:
 set -u
 device=${MEASURE_DEVICE:-gpu}
 python=${MEASURE_PYTHON:-python}
