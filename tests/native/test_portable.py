@@ -2,18 +2,16 @@
 
 import numpy as np
 import pytest
-from nvidia.dali import fn, types
 
 from dali_mix import fn as mix
 from dali_mix import native
 from tests.graphs import images_of, run_graph
+from tests.native.test_pixels import fed
 
 
 def mixed_by(mode, apply, images, partner, box, lam):
     def graph(image_node, labels):
-        given = [fn.external_source(source=lambda value=value: list(value), ndim=value.ndim - 1, dtype=dtype)
-                 for value, dtype in ((partner, types.INT32), (box, types.INT32), (lam, types.FLOAT))]  # fmt: skip
-        params = mix.MixParams(*given)
+        params = mix.MixParams(fed(partner), fed(box), fed(lam))
         return apply(image_node, params), mix.soft_targets(labels, params, num_classes=len(images), smoothing=0.1)
 
     with native.using(mode):
