@@ -150,6 +150,8 @@ _OPENCV = re.compile(rb"\[ ?(?:WARN|ERROR):")
 _BEFORE_TEXT = re.compile(_NVIMAGECODEC.pattern + rb"|TIFF[A-Za-z]+: ")
 _SCRAPS = re.compile(_LEVEL.pattern + rb"|" + _MODULE + rb"|TIFF[A-Za-z]+: |[\[\].\s]")
 _NUMBER = re.compile(rb"0x[0-9a-fA-F]+|[0-9][0-9.]*")
+_SHORTEST_TEXT = 16
+"""To be recognised by itself: a shorter one may be part of anything."""
 _MOST_KINDS = 200
 _TELL_AT = frozenset(10**power for power in range(3, 15))
 _LONGEST_LINE = 1 << 16
@@ -248,7 +250,7 @@ class MessageCounter:
         rest, found = _NUMBER.sub(b"#", _COLOR.sub(b"", line)), []
         for kind in self._counts:
             text = _BEFORE_TEXT.sub(b"", kind, count=1)
-            if text and text in rest:
+            if len(text) >= _SHORTEST_TEXT and text in rest:
                 found += [kind] * rest.count(text)
                 rest = rest.replace(text, b"")
         return found if found and not _SCRAPS.sub(b"", rest) else []

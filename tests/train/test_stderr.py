@@ -83,12 +83,12 @@ def test_what_dali_really_writes_is_told_once_a_kind(tmp_path):
     assert flood.count(b"\n") > 1000
     shown = passed_on(flood).decode().splitlines()
     assert len(shown) < 20, shown
-    for text in ("[libjpeg_turbo_decoder] Could not decode", "Corrupt JPEG data: "):
+    for text in ("Could not decode", "Corrupt JPEG data: "):
         first = next(line for line in shown if text in line)
         assert first.encode() in flood.splitlines()
     whole = [line for line in flood.decode().splitlines() if line.count("[libjpeg_turbo_decoder] ") == 1]
-    (told,) = (line for line in shown if "messages like: [libjpeg_turbo_decoder] Could not" in line)
-    assert int(told.split()[0].replace(",", "")) >= len(whole) > 200
+    told = [line for line in shown if " messages like: " in line and "Could not decode" in line]
+    assert sum(int(line.split()[0]) for line in told) >= len(whole) > 200
 
 
 def test_other_bytes_pass_unchanged():
@@ -128,9 +128,10 @@ def test_counts_come_at_the_end_and_in_between():
 
 
 def test_kinds_without_end_do_not_flood_either():
-    shown = passed_on(b"".join(b"TIFFwarn: %s\n" % (b"x" * n) for n in range(1, 1001))).decode().splitlines()
+    names = [f"{n:04d}".translate(str.maketrans("0123456789", "abcdefghij")) for n in range(1000)]
+    shown = passed_on("".join(f"TIFFFetch: field {name} is unknown\n" for name in names).encode()).decode().splitlines()
     assert len(shown) == 202
-    assert shown[-1].startswith("800 messages like: TIFFwarn: ")
+    assert shown[-1].startswith("800 messages like: TIFFFetch: ")
 
 
 def test_the_exit_code_and_what_python_writes_stay():
