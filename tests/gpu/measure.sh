@@ -73,6 +73,7 @@ PYTHON
 parallel=()
 if "$python" -c 'import xdist' 2>/dev/null; then parallel=(-n "$test_workers"); fi
 # The installed torch may be another one than the one that the tests were written with, and warn of other things.
+part doctor 60 "$python" -m dali_mix.tools.cli doctor
 part tests "$tests_s" "$python" -m pytest -m gpu -q -o filterwarnings=default "${parallel[@]}" "$tests"
 
 loader=("$python" -m dali_mix.tools.bench loader --data-dir "$linked" --device "$device" --img-size "$img_size"
