@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 
 from dali_mix.fn import MixedBatch, Normalization
@@ -44,10 +45,11 @@ def batch_outputs(mixed: MixedBatch) -> tuple[DataNode, ...]:
         mixed: from ``random_mix``.
 
     Returns:
-        the images; targets float32 (K,) and the labels on the device of the images; branch int32 () on the CPU, so
+        the images; targets float32 (K,) and labels int64 on the device of the images; branch int32 () on the CPU, so
         that reading it waits for no GPU.
     """
     images, targets, labels, branch = mixed
+    labels = fn.cast(labels, dtype=types.INT64)
     if images.device == "gpu":
         targets, labels = targets.gpu(), labels.gpu()
     return images, targets, labels, branch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 from nvidia.dali.data_node import DataNode
 
 MODES = ("batch", "pair", "elem")
@@ -28,9 +29,10 @@ def _check_number(name: str, value: object) -> float:
 
 def check_alpha(name: str, value: object) -> None:
     """Refuse a Beta parameter that is not positive and finite."""
-    number = _check_number(name, value)
+    with np.errstate(over="ignore", under="ignore"):
+        number = float(np.float32(_check_number(name, value)))  # as operators take it
     if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"{name} must be > 0 and finite, got {value!r}; to switch mixing off use prob=0")
+        raise ValueError(f"{name} must be > 0 and finite (as float32), got {value!r}; to switch mixing off use prob=0")
 
 
 def check_probability(name: str, value: object) -> None:

@@ -48,7 +48,8 @@ def random_mix(
         mirror: int32 (), CPU, 1 for each image that is to be flipped left to right before it is mixed: in the same
             pass over the batch it costs less than ``flip`` before it.
         image_size: height and width of all images in pixels, or the side of squares, where they are known: what is
-            decided then waits for no decoder.  Images of another size stop the pipeline.  None reads it from them.
+            decided then waits for no decoder.  The native operators stop at images of another size.  None reads it from
+            them.
         normalization: how the images leave; None leaves their type.  In the same pass over the batch it costs
             less than ``crop_mirror_normalize`` behind it.
 

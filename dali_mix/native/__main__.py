@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from dali_mix.native import cache, describe, why_not
-from dali_mix.native.compile import BuildError, build
+from dali_mix.native.compile import build
+from dali_mix.native.toolchain import BuildError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

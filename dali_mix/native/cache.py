@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from dali_mix.native.toolchain import compiler_version, find_compiler, platform_facts
+from dali_mix.native.toolchain import BuildError, compiler_version, find_compiler, find_nvrtc, platform_facts
 
 PACKAGE_FOLDER = Path(__file__).parent / "built"
 """For libraries that are compiled ahead, as in a container image; looked through first."""
@@ -40,54 +42,62 @@ class Library(NamedTuple):
 def cache_folder() -> Path | None:
     """``$DALI_MIX_CACHE``, or ``dali_mix`` in the user's cache; None for a user without a home."""
     named = os.environ.get("DALI_MIX_CACHE")
-    if named:
-        return Path(named)
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError):  # "~" of a user who has none
+        if named:
+            return Path(named).expanduser().absolute()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dali_mix"
     return None
 
 
-def find() -> Library | None:
-    """A library that fits this process: for its DALI, these sources, and a C library that is not newer.
+def find() -> Iterator[Library]:
+    """The libraries that fit this process: for its DALI, these sources, and a C library that is not newer.
 
-    One that another compiler made is used where there is no compiler, or the library came with the package.
+    Those of the package come first, then those of this machine's compiler; another compiler's will do as well.
     """
     compiler = find_compiler()
-    own = compiler_version(compiler) if compiler else None
-    for library, facts in _libraries(PACKAGE_FOLDER):
-        if _fits(facts, None):
-            return library
+    own = compiler_version(compiler) if compiler else ""
     folder = cache_folder()
-    for library, facts in _libraries(folder) if folder else ():
-        if _fits(facts, own):
-            return library
-    return None
+    in_cache = [] if folder is None else sorted(_libraries(folder), key=lambda kept: kept[1].get("compiler") != own)
+    for library, facts in itertools.chain(_libraries(PACKAGE_FOLDER), in_cache):
+        if _fits(facts):
+            yield library
 
 
-def keep(build: Callable[[Path], None], folder: Path) -> Library:
+def keep(build: Callable[[Path], None], folder: Path, unusable: Container[Path] = ()) -> Library:
     """Build a library into a folder, unless another process has done so in the meantime.
 
     Args:
         build: writes :data:`LIBRARY` and ``sm_XX.cubin`` or ``compute_XX.ptx`` into the folder that it is given.
         folder: the cache, or the folder of the package; made where it is missing.
+        unusable: libraries that are there and could not be loaded; one of them is replaced.
 
     Raises:
+        BuildError: from ``build``, in this process or in one that was waited for.
         OSError: if the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    facts = platform_facts() | {"compiler": compiler_version(find_compiler() or "")}
+    compiler = find_compiler()
+    facts = platform_facts() | {"compiler": compiler_version(compiler) if compiler else ""}
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    place = folder / key
+    place, failed = folder / key, folder / f"{key}.failed"
+    asked = time.time()
     with _locked(folder / f"{key}.lock"):
-        found = next((library for library, known in _libraries(folder) if known == facts), None)
-        if found is not None:
-            return found
+        for library, known in _libraries(folder):
+            if known == facts and library.path not in unusable:
+                return library
+        if failed.exists() and failed.stat().st_mtime >= asked:
+            raise BuildError(failed.read_text())  # as it would again for each that has waited
+        for left in folder.glob(f"{key}-*"):
+            shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
         temporary = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder))
         try:
             build(temporary)
             _write_manifest(temporary, facts)
             temporary.chmod(0o755)
             _replace(temporary, place)
+        except BuildError as error:
+            failed.write_text(str(error))
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return library_in(place)
@@ -128,19 +138,32 @@ def _replace(temporary: Path, place: Path) -> None:
 
 
 def _write_manifest(folder: Path, facts: dict[str, str]) -> None:
-    manifest = {"facts": facts, "sha256": _digest(folder / LIBRARY)}
+    for path in folder.iterdir():
+        path.chmod(0o755 if path.name == LIBRARY else 0o644)  # others may use what one has compiled
+    manifest = {"facts": facts, "nvrtc": str(find_nvrtc()), "sha256": _digest(folder)}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def _libraries(folder: Path) -> Iterator[tuple[Library, dict[str, str]]]:
-    """The whole libraries in a folder, with what they were made for."""
-    for path in sorted(folder.glob(f"*/{_MANIFEST}")):
-        try:
-            manifest = json.loads(path.read_text())
-            if _digest(path.with_name(LIBRARY)) == manifest["sha256"]:
-                yield library_in(path.parent), dict(manifest["facts"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not readable, or not one of ours: as if it were not there
+    """The whole libraries in a folder, with what they were made for; none of a folder that cannot be read."""
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.glob(f"*/{_MANIFEST}")):
+            library, manifest = library_in(path.parent), _manifest(path)
+            # Where there is no NVRTC a library has no kernels; where there is one it must have them.
+            if manifest and (library.kernels or manifest["nvrtc"] == str(find_nvrtc())):
+                yield library, manifest["facts"]
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """Of a whole library; None for a folder that is still written to, is damaged, or is none of ours."""
+    if "-" in path.parent.name:
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        whole = manifest["sha256"] == _digest(path.parent)
+        return {"facts": dict(manifest["facts"]), "nvrtc": manifest["nvrtc"]} if whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def library_in(folder: Path) -> Library:
@@ -150,11 +173,10 @@ def library_in(folder: Path) -> Library:
     return Library(folder / LIBRARY, kernels | ({0: ptx} if ptx else {}))
 
 
-def _fits(facts: dict[str, str], compiler: str | None) -> bool:
+def _fits(facts: dict[str, str]) -> bool:
     here = platform_facts()
     libc = here.pop("libc")
-    equal = all(facts.get(name) == value for name, value in here.items())
-    return equal and _serves(facts.get("libc", ""), libc) and compiler in (None, facts.get("compiler"))
+    return all(facts.get(name) == value for name, value in here.items()) and _serves(facts.get("libc", ""), libc)
 
 
 def _serves(built: str, here: str) -> bool:
@@ -164,5 +186,10 @@ def _serves(built: str, here: str) -> bool:
     return kind == other and [*map(int, numbers[0])] <= [*map(int, numbers[1])]
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(folder: Path) -> str:
+    """Of all files but the manifest."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name != _MANIFEST:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

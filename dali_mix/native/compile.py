@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from dali_mix.native import kernels
 from dali_mix.native.cache import LIBRARY
 from dali_mix.native.toolchain import (
     SOURCES,
+    BuildError,
     compile_options,
     find_compiler,
     find_nvrtc,
@@ -18,11 +22,9 @@ from dali_mix.native.toolchain import (
     sources_digest,
 )
 
+_log = logging.getLogger(__name__)
+
 _TIMEOUT_S = 300
-
-
-class BuildError(RuntimeError):
-    """The library cannot be compiled here; one line that says why."""
 
 
 def build(folder: Path) -> None:
@@ -34,14 +36,15 @@ def build(folder: Path) -> None:
     """
     compiler = find_compiler()
     if compiler is None:
-        raise BuildError("no C++ compiler was found: install g++ 11 or newer, or name one in CXX")
+        named = f"CXX={os.environ['CXX']} is no command" if os.environ.get("CXX") else "no C++ compiler was found"
+        raise BuildError(f"{named}: install g++ 11 or newer, or name one in CXX")
     with ThreadPoolExecutor() as pool:
         kernels_done = pool.submit(_compile_kernels, folder)
         _compile_operators(compiler, folder)
         kernels_done.result()
 
 
-def _compile_operators(compiler: str, folder: Path) -> None:
+def _compile_operators(compiler: tuple[str, ...], folder: Path) -> None:
     # DALI's headers are not ours to mend: as a system's, they cause no warnings.
     includes = [option for path in include_folders() for option in ("-isystem", str(path))]
     build = f'-DDALI_MIX_BUILD="{sources_digest()}"'
@@ -52,13 +55,14 @@ def _compile_operators(compiler: str, folder: Path) -> None:
         raise BuildError(str(error)) from error
     # All files as one: DALI's headers take most of the time, and are read once.
     whole = "".join(f'#include "{path}"\n' for path in sorted(SOURCES.glob("*.cc")))
-    command = [compiler, *compile_options(), build, abi, f"-I{SOURCES}", *includes, "-x", "c++", "-", "-x", "none"]
+    command = [*compiler, *compile_options(), build, abi, f"-I{SOURCES}", *includes, "-x", "c++", "-", "-x", "none"]
     _run([*command, "-shared", "-o", str(folder / LIBRARY), *link], whole)
 
 
 def _run(command: list[str], text: str) -> None:
-    try:
-        result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    options: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": _TIMEOUT_S}
+    try:  # in English, so that an error is recognized
+        result = subprocess.run(command, input=text, env=os.environ | {"LC_ALL": "C"}, check=False, **options)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} cannot be run: {error}") from error
     if result.returncode:
@@ -68,15 +72,14 @@ def _run(command: list[str], text: str) -> None:
 
 
 def _compile_kernels(folder: Path) -> None:
+    """Without them the operators still work on the CPU, so what goes wrong is said and no more."""
     library = find_nvrtc()
     if library is None:
-        return  # on a CPU nothing is missing
+        return
     try:
         compiler = kernels.Compiler(library)
-        supported = compiler.supported()
-        for architecture in kernels.ARCHITECTURES:
-            if architecture in supported:
-                (folder / f"sm_{architecture}.cubin").write_bytes(compiler.binary(architecture))
+        for architecture in compiler.supported().intersection(kernels.ARCHITECTURES):
+            (folder / f"sm_{architecture}.cubin").write_bytes(compiler.binary(architecture))
         (folder / f"compute_{kernels.PTX}.ptx").write_bytes(compiler.ptx(kernels.PTX))
-    except (kernels.KernelError, AttributeError) as error:  # an NVRTC without one of its functions
-        raise BuildError(f"{library.name} failed ({str(error).splitlines()[0]})") from error
+    except (kernels.KernelError, AttributeError, OSError) as error:  # also an NVRTC that lacks a function
+        _log.warning("no kernels for GPUs: %s failed (%s)", library.name, str(error).partition("\n")[0])

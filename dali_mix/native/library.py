@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from nvidia.dali import backend, fn, plugin_manager
 
 from dali_mix.errors import ConfigError
 from dali_mix.native import cache
-from dali_mix.native.compile import BuildError, build
-from dali_mix.native.toolchain import sources_digest
+from dali_mix.native.compile import build
+from dali_mix.native.toolchain import BuildError, sources_digest
 
 _log = logging.getLogger(__name__)
 
@@ -43,15 +45,18 @@ class _State:
 
 
 _state = _State()
+_lock = threading.RLock()
+"""Two threads that define their first graphs wait for one library."""
 
 
 def load_existing() -> None:
     """Load a library that is there already; nothing is compiled, and nothing is said if there is none."""
-    if current_mode(strict=False) == "off" or _state.library or _state.tried or _find_schema(_SCHEMAS[0]) is not None:
-        return
-    library = cache.find()
-    if library is not None:
-        _load(library)
+    with _lock:
+        if current_mode(strict=False) == "off" or _state.tried or _find_schema(_SCHEMAS[0]) is not None:
+            return
+        for library in cache.find():
+            if _load(library):
+                return
 
 
 def operators(device: str = "cpu") -> Any | None:
@@ -79,13 +84,26 @@ def operators(device: str = "cpu") -> Any | None:
 
 def why_not(device: str = "cpu") -> str:
     """Why the native operators cannot be had, "" if they can; compiles them as :func:`operators` does."""
-    if _state.library is None and not _state.tried:
-        _obtain()
+    with _lock:
+        if not _state.tried:
+            _obtain()
     if _state.library is None:
         return _state.failure
-    if device == "gpu" and not _state.kernels:
-        return "NVRTC, which compiles the kernels and comes with PyTorch for CUDA, is not installed"
-    return ""
+    return _why_no_kernel() if device == "gpu" else ""
+
+
+def _why_no_kernel() -> str:
+    """Why images on the GPU cannot be mixed, "" if they can or it cannot be told before the first batch."""
+    if not _state.kernels:
+        return "there are no kernels: NVRTC, which compiles them and comes with PyTorch for CUDA, was not to be had"
+    torch = sys.modules.get("torch")  # whoever trains has imported it; for others it would take seconds
+    if torch is None or not torch.cuda.is_available():
+        return ""
+    major, minor = torch.cuda.get_device_capability()
+    served = any(kernel // 10 == major and kernel % 10 <= minor for kernel in _state.kernels)
+    if served or (0 in _state.kernels and 10 * major + minor >= min(kernel for kernel in _state.kernels if kernel)):
+        return ""
+    return f"there is no kernel for a device of compute capability {major}.{minor}"
 
 
 def current_mode(strict: bool = True) -> str:
@@ -138,25 +156,24 @@ def describe() -> list[str]:
     failure = why_not()
     if failure:
         return [f"portable graph: {failure}"]
-    made_for = ", ".join(f"sm_{arch}" if arch else "PTX" for arch in sorted(_state.kernels, reverse=True))
-    return [f"native operators, {_state.library}", f"kernels for {made_for or 'no GPU: NVRTC is not installed'}"]
+    names = [f"sm_{arch}" if arch else "PTX" for arch in sorted(_state.kernels, reverse=True)]
+    kernels = f"kernels for {', '.join(names)}" if names else "no kernels: on a GPU the portable graph mixes"
+    return [f"native operators, {_state.library}", kernels]
 
 
 def _obtain() -> None:
-    """Find or compile the library, and load it; ``_state`` holds the outcome."""
-    _state.tried = True
-    if _find_schema(_SCHEMAS[0]) is not None:
-        _adopt()
-        return
-    library = cache.find()
-    if library is not None and _load(library):
-        return
+    """Find or compile the library, and load it; ``_state`` holds the outcome, whatever happens on the way."""
+    _state.failure = "compiling them was interrupted"
     try:
-        _compile()
+        if _find_schema(_SCHEMAS[0]) is not None:
+            _adopt()
+        else:
+            _find_or_compile()
     except BuildError as error:
         _state.failure = str(error)
     except OSError as error:
         _state.failure = f"the library cannot be written: {error}"
+    _state.tried = True
 
 
 def _adopt() -> None:
@@ -168,12 +185,17 @@ def _adopt() -> None:
         _take(cache.library_in(path.parent))
 
 
-def _compile() -> None:
+def _find_or_compile() -> None:
+    unusable = []
+    for library in cache.find():
+        if _load(library):
+            return
+        unusable.append(library.path)
     folder = cache.cache_folder()
+    _log.info("compiling the mixing operators, once for this machine and DALI ...")
     if folder is not None:
-        _log.info("compiling the mixing operators, once for this machine and DALI ...")
         try:
-            _load(cache.keep(build, folder))
+            _load(cache.keep(build, folder, unusable))
             return
         except OSError as error:
             _log.info("%s cannot be written (%s): the operators are compiled for this process alone", folder, error)
@@ -185,10 +207,10 @@ def _load(library: cache.Library) -> bool:
     """Load a library into DALI."""
     try:
         plugin_manager.load_library(str(library.path))
-    except RuntimeError as error:
-        _state.failure = f"{library.path} cannot be loaded ({str(error).strip().splitlines()[0]})"
+        return _take(library)
+    except (RuntimeError, OSError) as error:
+        _state.failure = f"{library.path} cannot be loaded ({str(error).strip().splitlines()[0]}); delete its folder"
         return False
-    return _take(library)
 
 
 def _take(library: cache.Library) -> bool:
@@ -200,7 +222,7 @@ def _take(library: cache.Library) -> bool:
     for architecture, file in library.kernels.items():
         code = file.read_bytes()
         handle.dali_mix_add_kernels(architecture, code, ctypes.c_size_t(len(code)))
-    _state.library, _state.kernels, _state.failure = library.path, tuple(library.kernels), ""
+    _state.library, _state.kernels, _state.failure, _state.tried = library.path, tuple(library.kernels), "", True
     return True
 
 

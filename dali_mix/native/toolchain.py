@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from functools import cache
@@ -20,20 +21,28 @@ import nvidia.dali
 TOOLKITS = (Path("/usr/local/cuda"),)
 """Where a toolkit may be, beside ``$CUDA_HOME`` and ``$CUDA_PATH``.  None is needed; its headers come behind others."""
 
+
+class BuildError(RuntimeError):
+    """The library cannot be compiled here; one line that says why."""
+
+
 SOURCES = Path(__file__).parent / "src"
 
 
 @cache
-def find_compiler() -> str | None:
-    """Path of ``$CXX`` or g++, None where there is none."""
-    return shutil.which(os.environ.get("CXX") or "g++")
+def find_compiler() -> tuple[str, ...] | None:
+    """The command of ``$CXX``, which may have arguments, or of g++; None where there is none."""
+    command = shlex.split(os.environ.get("CXX") or "g++")
+    path = shutil.which(command[0]) if command else None
+    return (path, *command[1:]) if path else None
 
 
 @cache
-def compiler_version(compiler: str) -> str:
+def compiler_version(compiler: tuple[str, ...]) -> str:
     """What the compiler says it is, "" if it cannot be run."""
+    command = [*compiler, "--version"]
     try:
-        result = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run(command, capture_output=True, errors="replace", timeout=60, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
     return result.stdout.partition("\n")[0].strip()
@@ -43,9 +52,9 @@ def compiler_version(compiler: str) -> str:
 def sources_digest() -> str:
     """A fingerprint of everything that is compiled, and of how."""
     digest = hashlib.sha256(" ".join(compile_options()).encode())
-    for path in sorted(SOURCES.rglob("*")):
+    for path in [*sorted(SOURCES.rglob("*")), Path(__file__).with_name("kernels.py")]:
         if path.is_file():
-            digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes() + b"\0")
+            digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 

@@ -26,16 +26,23 @@ def agree_on_operators(mode: str, device: str, world: World) -> tuple[str, str]:
     Raises:
         ConfigError: for "on", if a rank cannot have them.
     """
-    mode = native.current_mode() if mode == "auto" else mode
-    if mode == "off":
-        return "off", "native operators are switched off"
-    failures = world.broadcast(world.gather(native.why_not(device)))
-    lacking = [(rank, why) for rank, why in enumerate(failures) if why]
+    try:
+        own = native.current_mode() if mode == "auto" else mode
+    except ConfigError as error:
+        own, why = "none", str(error)
+    else:
+        why = "native operators are switched off" if own == "off" else native.why_not(device)
+    # Every rank takes part, whatever it was told: the environment that tells them may differ from machine to machine.
+    answers = world.broadcast(world.gather((own, why)))
+    if illegal := [why for mode, why in answers if mode == "none"]:
+        raise ConfigError(illegal[0])
+    lacking = [(rank, why) for rank, (_, why) in enumerate(answers) if why]
     if not lacking:
         return "on", ""
     where = f" on rank {lacking[0][0]}" if world.size > 1 else ""
     text = f"the native operators cannot be had{where}: {lacking[0][1]}"
-    if mode == "on":
+    if any(mode == "on" for mode, _ in answers):
         raise ConfigError(f"--native on: {text}")
-    _log.warning("%s; the portable graph mixes instead, which decides some ten times more slowly", text)
+    if any(mode != "off" for mode, _ in answers):
+        _log.warning("%s; the portable graph mixes instead, which decides some ten times more slowly", text)
     return "off", text

@@ -38,7 +38,7 @@ def test_a_state_of_the_other_implementation_is_refused(state_of, saved, own, re
 def test_a_state_from_before_there_were_two_is_refused(state_of):
     state = state_of("on")
     del state["fingerprint"]["mixing"]
-    with pytest.raises(ConfigError, match="mixing of another version"):
+    with pytest.raises(ConfigError, match="saved by another version"):
         state_of("on", state)
 
 

@@ -131,6 +131,8 @@ def test_used_twice_in_one_pipeline():
     ("options", "error", "message"),
     [
         ({"alpha": 0}, ValueError, "alpha must be > 0"),
+        ({"alpha": 1e-50}, ValueError, "alpha must be > 0"),
+        ({"alpha": 1e39}, ValueError, "alpha must be > 0 and finite"),
         ({"alpha": "1"}, TypeError, "alpha must be a number"),
         ({"prob": 1.5}, ValueError, r"prob must lie in \[0, 1\]"),
         ({"mode": "each"}, ValueError, "mode must be one of batch, pair, elem"),

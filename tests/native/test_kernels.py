@@ -75,7 +75,7 @@ def test_an_error_of_the_compiler_is_told(nvrtc):
 def harness(tmp_path_factory):
     folder = tmp_path_factory.mktemp("harness")
     (folder / "harness.cc").write_text(HARNESS)
-    command = [toolchain.find_compiler(), *toolchain.compile_options(), f"-I{toolchain.SOURCES}", "-shared"]
+    command = [*toolchain.find_compiler(), *toolchain.compile_options(), f"-I{toolchain.SOURCES}", "-shared"]
     subprocess.run([*command, "-o", folder / "harness.so", folder / "harness.cc"], check=True)
     return ctypes.CDLL(str(folder / "harness.so"))
 

@@ -136,6 +136,19 @@ def test_images_of_several_sizes_keep_their_own():
     assert second.shape == (5, 9, 3)
 
 
+def test_no_pixels_at_all():
+    for size in ((0, 5), (5, 0)):
+        assert pixels(images_of(2, *size), partner=1, mirror=1)[0].shape == (*size, 3)
+
+
+@pytest.mark.parametrize("images", [[(4, 4, 3), (4, 4, 4)], [(4, 4, 4), (4, 4, 3)], [(9, 9, 3), (9, 9, 3), (9, 9, 1)]])
+def test_one_number_of_channels_for_the_batch(images):
+    """Also where partners agree: the number of the first image is everybody's."""
+    arrays = [np.zeros(shape, np.uint8) for shape in images]
+    with pytest.raises(RuntimeError, match="the images of a batch differ in channels: image 0 has"):
+        pixels(arrays, partner=np.arange(len(arrays), dtype=np.int32), weight=1.0)
+
+
 def test_covered_pixels_may_be_anything():
     images = images_of(2, dtype=np.float32)
     images[0] = np.nan
@@ -166,6 +179,7 @@ def test_float16_rounds_as_numpy_does():
         ({"partner": 0, "target": [0, 0, 2, 4], "source": [0, 0, 0, 4]}, "source box of sample 0 is empty"),
         ({"partner": 0, "image_size": [12, 18]}, "image_size says 12 x 18 pixels, but image 0 has 12 x 17"),
         ({"partner": 0, "mean": [1.0], "std": [1.0]}, "mean and std have 1 values, the images 3 channels"),
+        ({"partner": 0, "mean": [1.0] * 17, "std": [1.0] * 17}, "mean and std have 17 values"),
         ({"partner": 0, "mean": [1.0]}, "one value per channel each"),
         ({"partner": 0, "dtype": types.INT32}, "dtype must be FLOAT or FLOAT16"),
         ({"partner": 0, "layout": "CHW"}, r'must be \(H, W, C\), got 3 dimensions, layout "CHW"'),

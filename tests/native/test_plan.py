@@ -156,6 +156,7 @@ def test_inside_an_if_each_side_mixes_among_its_samples():
     ("options", "message"),
     [
         (ONE | {"alphas": [1.0, 2.0]}, "lists of one length"),
+        (ONE | {"alphas": [0.0]}, "alphas must be > 0 and finite"),
         (ONE | {"alphas": [1.0], "methods": ["fmix"]}, 'unknown method "fmix"'),
         (ONE | {"alphas": [1.0], "minmax": [0.5]}, "minmax must be two numbers"),
         (ONE | {"alphas": [1.0], "pairing": "flip"}, "needs full batches: the batch has 4 of 6"),

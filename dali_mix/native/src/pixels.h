@@ -63,9 +63,10 @@ class Pixels : public dali::StatelessOperator<Backend> {
       DALI_MIX_REQUIRE(partner >= 0 && partner < n, "partner ", partner, " of sample ", i, " is not in the batch of ",
                        n);
       auto own = images.tensor_shape_span(i), other = images.tensor_shape_span(partner);
+      auto first = images.tensor_shape_span(0);  // the partner's number is compared in its own turn
+      DALI_MIX_REQUIRE(own[2] == first[2], "the images of a batch differ in channels: image 0 has ", first[2],
+                       ", image ", i, " has ", own[2]);
       CheckSize(own, i);
-      DALI_MIX_REQUIRE(own[2] == other[2], "images ", i, " and ", partner, " differ in channels: ", own[2], " and ",
-                       other[2]);
       Box target =
           target_.HasValue() ? Read(target_[i].data) : Box{0, 0, static_cast<int>(own[0]), static_cast<int>(own[1])};
       Box source = source_.HasValue() ? Read(source_[i].data) : target;
@@ -97,8 +98,11 @@ class Pixels : public dali::StatelessOperator<Backend> {
 
   // For the channels of this batch.
   Normalization NormalizationFor(int channels) const {
-    DALI_MIX_REQUIRE(channels <= kMaxChannels && (mean_.empty() || static_cast<int>(mean_.size()) == channels),
-                     "mean and std have ", mean_.size(), " values, the images ", channels, " channels");
+    DALI_MIX_REQUIRE(channels <= kMaxChannels, "images of more than ", kMaxChannels,
+                     " channels cannot be normalized in this pass, got ", channels,
+                     "; use crop_mirror_normalize behind it");
+    DALI_MIX_REQUIRE(mean_.empty() || static_cast<int>(mean_.size()) == channels, "mean and std have ", mean_.size(),
+                     " values, the images ", channels, " channels");
     Normalization result{};
     for (int c = 0; c < channels; c++) {
       result.mean[c] = mean_.empty() ? 0.0f : mean_[c];

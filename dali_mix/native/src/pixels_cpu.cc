@@ -25,6 +25,7 @@ struct Scratch {
 
 // Mean and scale, repeated along a row.
 struct RowNormalization {
+  int channels = 0;
   std::vector<float> mean, scale;
 };
 
@@ -117,8 +118,9 @@ class PixelsCpu : public Pixels<CPUBackend> {
     int widest = 0;
     for (const Sample& sample : samples) widest = std::max(widest, sample.width);
     size_t length = static_cast<size_t>(widest) * channels_;
-    if (by_.mean.size() == length) return;
+    if (by_.mean.size() == length && by_.channels == channels_) return;
     Normalization normalization = NormalizationFor(channels_);
+    by_.channels = channels_;
     by_.mean.resize(length);
     by_.scale.resize(length);
     for (size_t i = 0; i < length; i++) {

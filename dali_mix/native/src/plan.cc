@@ -1,5 +1,6 @@
 // Decides for a whole batch at once what is mixed with what.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -26,6 +27,7 @@ namespace {
 enum Output { kPartner, kTarget, kSource, kWeight, kLam, kBranch, kTargets };
 
 std::unique_ptr<Method> MakeMethod(const std::string& name, double alpha, const std::vector<float>& minmax) {
+  DALI_MIX_REQUIRE(alpha > 0 && std::isfinite(alpha), "alphas must be > 0 and finite as float32, got ", alpha);
   if (name == "leave") return std::make_unique<Leave>();
   if (name == "mixup") return std::make_unique<Mixup>(alpha);
   if (name == "cutmix" && minmax.empty()) return std::make_unique<CutMix>(alpha);

@@ -62,6 +62,7 @@ DALI_MIX_CLONES inline int MirrorFives(uint8_t* out, const uint8_t* row, int wid
 
 template <typename In>
 void Mirror(In* out, const In* row, int width, int channels) {
+  if (width <= 0) return;
   auto* to = reinterpret_cast<uint8_t*>(out);
   auto* from = reinterpret_cast<const uint8_t*>(row);
   int bytes = channels * static_cast<int>(sizeof(In));

@@ -50,8 +50,11 @@ class CutMixBetween : public Method {
   }
 
  private:
+  // Downwards; the shares arrive as float32, in which 0.7 is a little less than that.
+  static int Whole(double length) { return static_cast<int>(length + 1e-4); }
+
   std::pair<int, int> Stretch(Stream& stream, int length) const {
-    int low = static_cast<int>(smallest_ * length), high = static_cast<int>(largest_ * length);
+    int low = Whole(smallest_ * length), high = Whole(largest_ * length);
     int side = low + stream.Below(high - low + 1);
     int start = stream.Below(length - side + 1);
     return {start, start + side};
