@@ -134,6 +134,14 @@ def test_soft_targets_come_with_it():
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
 
 
+def test_a_row_of_one_class_has_two_values():
+    """Also smoothed: no third one from rounding."""
+    labels = np.arange(9, dtype=np.int32)
+    leave = {"methods": ["leave"], "codes": [0], "ends": [1.0], "alphas": [1.0]}
+    targets = plan(9, labels, **leave, num_classes=9, smoothing=0.1)[6]
+    assert {tuple(np.unique(row)) for row in targets} == {(np.float32(0.1 / 9), np.float32(1 - 0.1 + 0.1 / 9))}
+
+
 def test_inside_an_if_each_side_mixes_among_its_samples():
     @pipeline_def(batch_size=8, num_threads=1, device_id=None, enable_conditionals=True, seed=3)
     def host():

@@ -42,13 +42,15 @@ class SoftTargets {
 
   void Write(float* row, int own, int partner, float lam) const {
     std::fill(row, row + num_classes_, off_);
-    // As other + (own - other) * lam, which is exact where both are the same class, or lam is 0 or 1.
-    if (own == partner) {
+    // Where there is one class only it is exact, and no third value remains from rounding.
+    if (own == partner || lam == 1) {
       row[own] = on_;
-      return;
+    } else if (lam == 0) {
+      row[partner] = on_;
+    } else {
+      row[own] = off_ + (on_ - off_) * lam;
+      row[partner] = on_ + (off_ - on_) * lam;
     }
-    row[own] = off_ + (on_ - off_) * lam;
-    row[partner] = on_ + (off_ - on_) * lam;
   }
 
  private:

@@ -160,12 +160,12 @@ def survives(tmp_path, image_folder, ranks, kills, epochs):
 
 
 def test_a_few_kills_on_one_rank(tmp_path, image_folder):
-    survives(tmp_path, image_folder, ranks=1, kills=3, epochs=6)
+    survives(tmp_path, image_folder, ranks=1, kills=2, epochs=6)
 
 
 @pytest.mark.distributed
 def test_a_few_kills_on_two_ranks(tmp_path, image_folder):
-    survives(tmp_path, image_folder, ranks=2, kills=2, epochs=6)
+    survives(tmp_path, image_folder, ranks=2, kills=1, epochs=6)
 
 
 @pytest.mark.long
