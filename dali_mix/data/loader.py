@@ -178,8 +178,8 @@ class MixLoader:
         own, other = self._fingerprint(), state["fingerprint"]
         # A graph that was deserialized does not say what it is made of; DALI then compares the operators' names.
         mixing = own.pop("mixing")
-        if mixing is not None and other.get("mixing") != mixing:
-            raise ConfigError(_other_mixing(other.get("mixing"), mixing))
+        if mixing is not None and other.get("mixing", "") not in (None, mixing):
+            raise ConfigError(_other_mixing(other.get("mixing", ""), mixing))
         differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
         if differing:
             raise ConfigError(f"the loader's state belongs to other data: {', '.join(differing)}")
@@ -276,9 +276,9 @@ def _cause(error: Exception) -> str:
     return " ".join(cause.split()) + hint
 
 
-def _other_mixing(saved: str | None, own: str) -> str:
+def _other_mixing(saved: str, own: str) -> str:
     """Why a state of another implementation of the mixing is refused, and what can be done."""
-    if saved is None:
+    if not saved:
         return (
             "the loader's state was saved by another version, whose random numbers for the mixing differ: begin anew, "
             "or continue with the version that saved it"

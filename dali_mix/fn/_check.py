@@ -8,7 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 from nvidia.dali.data_node import DataNode
 
+from dali_mix.fn.recipe import Normalization
+
 MODES = ("batch", "pair", "elem")
+_MOST_CLASSES = 1 << 24
+"""A row of targets for each image has so many numbers."""
+
 PAIRINGS = ("permutation", "flip")
 
 
@@ -92,8 +97,26 @@ def check_num_classes(num_classes: object) -> None:
     """Refuse a class count that is not an integer >= 1."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, int):
         raise TypeError(f"num_classes must be an integer, got {num_classes!r}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be >= 1, got {num_classes}")
+    if not 1 <= num_classes <= _MOST_CLASSES:
+        raise ValueError(f"num_classes must be >= 1 and at most {_MOST_CLASSES}, got {num_classes}")
+
+
+def check_normalization(normalization: object) -> None:
+    """Refuse anything but None and a Normalization of finite means and positive standard deviations."""
+    if normalization is None:
+        return
+    if not isinstance(normalization, Normalization):
+        raise TypeError(f"normalization must be a mix.Normalization(mean, std, half), got {normalization!r}")
+    mean, std, _ = normalization
+    for name, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, (tuple, list)) or not values:
+            raise TypeError(f"normalization.{name} must have one number per channel, got {values!r}")
+        numbers = [_check_number(f"normalization.{name}", value) for value in values]
+        if not all(math.isfinite(number) and (number > 0 or name == "mean") for number in numbers):
+            legal = "positive and finite" if name == "std" else "finite"
+            raise ValueError(f"normalization.{name} must be {legal}, got {values!r}")
+    if len(mean) != len(std):
+        raise ValueError(f"normalization has {len(mean)} means and {len(std)} standard deviations")
 
 
 def check_choices(choices: object, legal: Mapping[str, int]) -> None:

@@ -70,6 +70,7 @@ def random_mix(
     _check.check_seed("branch_seed", branch_seed)
     _check.check_mode(mode, pairing)
     _check.check_num_classes(num_classes)
+    _check.check_normalization(normalization)
     _check.check_probability("smoothing", smoothing)
     recipe = Recipe(
         shares=_shares_of_branches(choices),

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -25,6 +25,10 @@ PACKAGE_FOLDER = Path(__file__).parent / "built"
 LIBRARY = "libdali_mix.so"
 _MANIFEST = "manifest.json"
 _PATIENCE_S = 300.0
+
+
+Facts: TypeAlias = dict[str, str]
+"""What a library was made for."""
 
 
 class Library(NamedTuple):
@@ -57,10 +61,11 @@ def find() -> Iterator[Library]:
     compiler = find_compiler()
     own = compiler_version(compiler) if compiler else ""
     folder = cache_folder()
-    in_cache = [] if folder is None else sorted(_libraries(folder), key=lambda kept: kept[1].get("compiler") != own)
-    for library, facts in itertools.chain(_libraries(PACKAGE_FOLDER), in_cache):
-        if _fits(facts):
-            yield library
+    in_cache = (
+        [] if folder is None else sorted(_libraries(folder, _fits), key=lambda kept: kept[1].get("compiler") != own)
+    )
+    for library, _ in itertools.chain(_libraries(PACKAGE_FOLDER, _fits), in_cache):
+        yield library
 
 
 def keep(build: Callable[[Path], None], folder: Path, unusable: Container[Path] = ()) -> Library:
@@ -81,13 +86,14 @@ def keep(build: Callable[[Path], None], folder: Path, unusable: Container[Path] 
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     place, failed = folder / key, folder / f"{key}.failed"
     asked = time.time()
-    with _locked(folder / f"{key}.lock"):
-        for library, known in _libraries(folder):
-            if known == facts and library.path not in unusable:
+    with _locked(folder / f"{key}.lock") as alone:
+        for library, _ in _libraries(folder, lambda known: known == facts):
+            # What another process has just made is as good as what this one would make.
+            if library.path not in unusable or library.path.stat().st_mtime >= asked:
                 return library
-        if failed.exists() and failed.stat().st_mtime >= asked:
+        if failed.exists() and asked <= failed.stat().st_mtime <= time.time():
             raise BuildError(failed.read_text())  # as it would again for each that has waited
-        for left in folder.glob(f"{key}-*"):
+        for left in folder.glob(f"{key}-*") if alone else ():
             shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
         temporary = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=folder))
         try:
@@ -111,16 +117,19 @@ def build_unkept(build: Callable[[Path], None]) -> Iterator[Library]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time compile.  Without locks, as on some network drives, each does; the rename is safe."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Let one process at a time compile; yields whether this one is alone.
+
+    Without locks, as on some network drives, each process compiles; the rename is safe.
+    """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=_PATIENCE_S)
     except (Timeout, NotImplementedError):
-        yield
+        yield False
         return
     try:
-        yield
+        yield True
     finally:
         lock.release()
 
@@ -144,24 +153,25 @@ def _write_manifest(folder: Path, facts: dict[str, str]) -> None:
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def _libraries(folder: Path) -> Iterator[tuple[Library, dict[str, str]]]:
+def _libraries(folder: Path, wanted: Callable[[Facts], bool]) -> Iterator[tuple[Library, Facts]]:
     """The whole libraries in a folder, with what they were made for; none of a folder that cannot be read."""
     with contextlib.suppress(OSError):
         for path in sorted(folder.glob(f"*/{_MANIFEST}")):
-            library, manifest = library_in(path.parent), _manifest(path)
+            library, manifest = library_in(path.parent), _manifest(path, wanted)
             # Where there is no NVRTC a library has no kernels; where there is one it must have them.
             if manifest and (library.kernels or manifest["nvrtc"] == str(find_nvrtc())):
                 yield library, manifest["facts"]
 
 
-def _manifest(path: Path) -> dict[str, Any] | None:
-    """Of a whole library; None for a folder that is still written to, is damaged, or is none of ours."""
+def _manifest(path: Path, wanted: Callable[[Facts], bool]) -> dict[str, Any] | None:
+    """Of a whole library; None for a folder that is not wanted, still written to, damaged, or none of ours."""
     if "-" in path.parent.name:
         return None
     try:
         manifest = json.loads(path.read_text())
-        whole = manifest["sha256"] == _digest(path.parent)
-        return {"facts": dict(manifest["facts"]), "nvrtc": manifest["nvrtc"]} if whole else None
+        facts = dict(manifest["facts"])
+        whole = wanted(facts) and manifest["sha256"] == _digest(path.parent)
+        return {"facts": facts, "nvrtc": manifest["nvrtc"]} if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -78,8 +78,11 @@ def _compile_kernels(folder: Path) -> None:
         return
     try:
         compiler = kernels.Compiler(library)
-        for architecture in compiler.supported().intersection(kernels.ARCHITECTURES):
-            (folder / f"sm_{architecture}.cubin").write_bytes(compiler.binary(architecture))
-        (folder / f"compute_{kernels.PTX}.ptx").write_bytes(compiler.ptx(kernels.PTX))
+        supported = sorted(compiler.supported().intersection(kernels.ARCHITECTURES))
+        files = {f"sm_{architecture}.cubin": compiler.binary(architecture) for architecture in supported}
+        files[f"compute_{kernels.PTX}.ptx"] = compiler.ptx(kernels.PTX)
     except (kernels.KernelError, AttributeError, OSError) as error:  # also an NVRTC that lacks a function
         _log.warning("no kernels for GPUs: %s failed (%s)", library.name, str(error).partition("\n")[0])
+        return
+    for name, code in files.items():  # a disk that is full is another matter
+        (folder / name).write_bytes(code)

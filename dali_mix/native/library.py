@@ -17,7 +17,7 @@ from nvidia.dali import backend, fn, plugin_manager
 from dali_mix.errors import ConfigError
 from dali_mix.native import cache
 from dali_mix.native.compile import build
-from dali_mix.native.toolchain import BuildError, sources_digest
+from dali_mix.native.toolchain import BuildError, find_compiler, sources_digest
 
 _log = logging.getLogger(__name__)
 
@@ -54,9 +54,7 @@ def load_existing() -> None:
     with _lock:
         if current_mode(strict=False) == "off" or _state.tried or _find_schema(_SCHEMAS[0]) is not None:
             return
-        for library in cache.find():
-            if _load(library):
-                return
+        _load_first(cache.find())
 
 
 def operators(device: str = "cpu") -> Any | None:
@@ -182,17 +180,17 @@ def _adopt() -> None:
     if path is None or sources_digest() not in _find_schema(_SCHEMAS[0]).Dox():
         _state.failure = "other operators of the name dali_mix are loaded in this process"
     else:
-        _take(cache.library_in(path.parent))
+        files = cache.library_in(path.parent).kernels
+        _take(path, {architecture: file.read_bytes() for architecture, file in files.items()})
 
 
 def _find_or_compile() -> None:
-    unusable = []
-    for library in cache.find():
-        if _load(library):
-            return
-        unusable.append(library.path)
+    unusable = _load_first(cache.find())
+    if _find_schema(_SCHEMAS[0]) is not None:
+        return  # loaded, for better or worse: there cannot be another
     folder = cache.cache_folder()
-    _log.info("compiling the mixing operators, once for this machine and DALI ...")
+    if find_compiler() is not None:
+        _log.info("compiling the mixing operators, once for this machine and DALI ...")
     if folder is not None:
         try:
             _load(cache.keep(build, folder, unusable))
@@ -203,26 +201,36 @@ def _find_or_compile() -> None:
         _load(library)
 
 
+def _load_first(libraries: Iterator[cache.Library]) -> list[Path]:
+    """Load the first library that DALI takes; those that it does not take."""
+    unusable = []
+    for library in libraries:
+        if _load(library) or _find_schema(_SCHEMAS[0]) is not None:
+            break
+        unusable.append(library.path)
+    return unusable
+
+
 def _load(library: cache.Library) -> bool:
-    """Load a library into DALI."""
+    """Load a library into DALI; whether it can be used."""
     try:
+        kernels = {architecture: file.read_bytes() for architecture, file in library.kernels.items()}
         plugin_manager.load_library(str(library.path))
-        return _take(library)
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # a path that is no text is a TypeError of DALI's
         _state.failure = f"{library.path} cannot be loaded ({str(error).strip().splitlines()[0]}); delete its folder"
         return False
+    return _take(library.path, kernels)
 
 
-def _take(library: cache.Library) -> bool:
+def _take(path: Path, kernels: dict[int, bytes]) -> bool:
     """Check a library that is loaded, and give it its kernels."""
-    handle = ctypes.CDLL(str(library.path))
+    handle = ctypes.CDLL(str(path))
     if any(_find_schema(name) is None for name in _SCHEMAS) or handle.dali_mix_self_check():
-        _state.failure = f"{library.path} fails its self-check; delete it"
+        _state.failure = f"{path} fails its self-check; delete it"
         return False
-    for architecture, file in library.kernels.items():
-        code = file.read_bytes()
+    for architecture, code in kernels.items():
         handle.dali_mix_add_kernels(architecture, code, ctypes.c_size_t(len(code)))
-    _state.library, _state.kernels, _state.failure, _state.tried = library.path, tuple(library.kernels), "", True
+    _state.library, _state.kernels, _state.failure, _state.tried = path, tuple(kernels), "", True
     return True
 
 

@@ -32,7 +32,10 @@ SOURCES = Path(__file__).parent / "src"
 @cache
 def find_compiler() -> tuple[str, ...] | None:
     """The command of ``$CXX``, which may have arguments, or of g++; None where there is none."""
-    command = shlex.split(os.environ.get("CXX") or "g++")
+    try:
+        command = shlex.split(os.environ.get("CXX") or "g++")
+    except ValueError:  # a quotation mark without its other
+        return None
     path = shutil.which(command[0]) if command else None
     return (path, *command[1:]) if path else None
 

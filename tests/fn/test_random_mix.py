@@ -82,6 +82,28 @@ def test_bad_choices(choices, error, message):
         run_graph(mixed_by(choices=choices), images_of(2))
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"normalization": {"mean": 1}}, TypeError, r"must be a mix.Normalization\(mean, std, half\)"),
+        ({"normalization": mix.Normalization(0.5, 0.5)}, TypeError, "one number per channel, got 0.5"),
+        (
+            {"normalization": mix.Normalization([0.0] * 3, [1.0, 0.0, 1.0])},
+            ValueError,
+            "std must be positive and finite",
+        ),
+        ({"normalization": mix.Normalization([0.0] * 3, [1.0])}, ValueError, "3 means and 1 standard deviations"),
+        ({"num_classes": 1 << 31}, ValueError, "num_classes must be >= 1 and at most"),
+        ({"image_size": (8, 0)}, ValueError, "at least 1 pixel"),
+        ({"image_size": 8.5}, TypeError, "whole number, or height and width"),
+        ({"mirror": 1}, TypeError, "mirror must be a DataNode"),
+    ],
+)
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        run_graph(lambda x, y: mix.random_mix(x, y, **({"num_classes": 8} | options)), images_of(2))
+
+
 def make_pipeline(image_folder, checkpoint=None):
     @pipeline_def(batch_size=4, num_threads=2, device_id=None, seed=3, enable_checkpointing=True, checkpoint=checkpoint)
     def host():

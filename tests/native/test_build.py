@@ -267,3 +267,31 @@ def test_built_ahead_by_the_command(tmp_path, copying_compiler):
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "install g++ 11 or newer" in result.stderr
+
+
+def test_a_library_that_cannot_be_used_once_it_is_loaded_is_the_last(tmp_path, built):
+    """Another one with the same operators would end the process, so there is no second try."""
+    for name in ("first", "second"):
+        shutil.copytree(built, tmp_path / "cache" / name)
+    code = (
+        "import ctypes\n"
+        "class Failing(ctypes.CDLL):\n"
+        "    dali_mix_self_check = staticmethod(lambda: 1)\n"
+        "ctypes.CDLL = Failing\n"
+        "import dali_mix.fn\n"
+    )
+    out, _ = run(code + TELL, DALI_MIX_CACHE=tmp_path / "cache", CXX="no-such-compiler")
+    assert out[0] == "portable"
+    assert "fails its self-check" in out[1]
+
+
+def test_a_compiler_that_is_no_command_line(tmp_path):
+    out, _ = run(TELL, DALI_MIX_CACHE=tmp_path, CXX="g++ 'x")
+    assert out[0] == "portable"
+
+
+def test_a_cache_whose_path_is_no_text(tmp_path, copying_compiler):
+    """Not even then importing fails."""
+    out, _ = run(TELL, DALI_MIX_CACHE=os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"), CXX=copying_compiler)
+    assert out[0] == "portable"
+    assert "cannot be loaded" in out[1]

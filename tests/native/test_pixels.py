@@ -181,6 +181,7 @@ def test_float16_rounds_as_numpy_does():
         ({"partner": 0, "mean": [1.0], "std": [1.0]}, "mean and std have 1 values, the images 3 channels"),
         ({"partner": 0, "mean": [1.0] * 17, "std": [1.0] * 17}, "mean and std have 17 values"),
         ({"partner": 0, "mean": [1.0]}, "one value per channel each"),
+        ({"partner": 0, "mirror": np.ones(2, np.float32)}, "mirror must be int32, as coin_flip gives"),
         ({"partner": 0, "dtype": types.INT32}, "dtype must be FLOAT or FLOAT16"),
         ({"partner": 0, "layout": "CHW"}, r'must be \(H, W, C\), got 3 dimensions, layout "CHW"'),
     ],

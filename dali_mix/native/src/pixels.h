@@ -117,6 +117,10 @@ class Pixels : public dali::StatelessOperator<Backend> {
     if (target_.HasValue()) target_.Acquire(spec_, ws, n, dali::TensorShape<1>{4});
     if (source_.HasValue()) source_.Acquire(spec_, ws, n, dali::TensorShape<1>{4});
     weight_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
+    if (mirror_.HasArgumentInput()) {
+      auto type = ws.ArgumentInput("mirror").type();
+      DALI_MIX_REQUIRE(type == DALI_INT32, "mirror must be int32, as coin_flip gives, got ", type);
+    }
     mirror_.Acquire(spec_, ws, n, dali::TensorShape<0>{});
   }
 

@@ -17,7 +17,7 @@ NEWEST = "checkpoint-1-4"
 WITHOUT = """
 import os
 if os.environ.get("RANK") == "1":
-    os.environ |= {"CXX": "no-such-compiler", "DALI_MIX_CACHE": "/nonexistent"}
+    os.environ |= {"CXX": "no-such-compiler", "DALI_MIX_CACHE": "/dev/null/none"}
 """
 """What Python runs at its start: rank 1 has no compiler and finds no library."""
 
