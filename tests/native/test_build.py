@@ -67,6 +67,7 @@ def start(code, **environment):
     env = {name: value for name, value in os.environ.items() if name not in ("CXX", "DALI_MIX_NATIVE")}
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        errors="surrogateescape",
         env=env | {name: str(value) for name, value in environment.items()},
     )  # fmt: skip
 
