@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dali_mix.native import cache, library
+from tests.implementations import need_native
 
 TELL = """
 import logging, sys
@@ -41,6 +42,7 @@ print(native.implementation(), int(np.asarray(pipeline.run()[0][0]).sum()))
 @pytest.fixture(scope="module")
 def built() -> Path:
     """The folder of the library that this process has loaded."""
+    need_native()
     return library._state.library.parent
 
 
