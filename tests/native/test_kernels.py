@@ -9,6 +9,7 @@ from nvidia.dali import types
 
 from dali_mix.native import kernels, toolchain
 from tests.graphs import images_of
+from tests.implementations import need_native
 from tests.native.test_pixels import pixels
 
 HARNESS = """
@@ -73,6 +74,7 @@ def test_an_error_of_the_compiler_is_told(nvrtc):
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
+    need_native()
     folder = tmp_path_factory.mktemp("harness")
     (folder / "harness.cc").write_text(HARNESS)
     command = [*toolchain.find_compiler(), *toolchain.compile_options(), f"-I{toolchain.SOURCES}", "-shared"]
