@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything worth measuring on a machine with a GPU, in about five minutes: the GPU tests, then the benchmarks.
+# Everything worth measuring on a machine with a GPU, in seven minutes at most: the doctor, the GPU tests, then the benchmarks.
 #
 #     tests/gpu/measure.sh OUT PHOTOGRAPHS
 #
