@@ -44,7 +44,6 @@ def random_mix(
         mode, pairing, minmax: see :func:`dali_mix.fn.draw_cutmix`.
         seed: for partners, boxes and weights; must differ between ranks.  None: the pipeline's seed.
         branch_seed: for the choice alone; must be equal on all ranks, so that all take the same branch.
-
         mirror: int32 (), CPU, 1 for each image that is to be flipped left to right before it is mixed: in the same
             pass over the batch it costs less than ``flip`` before it.
         image_size: height and width of all images in pixels, or the side of squares, where they are known: what is
@@ -61,17 +60,7 @@ def random_mix(
     """
     _check.check_node("images", images)
     _check.check_node("labels", labels)
-    if mirror is not None:
-        _check.check_node("mirror", mirror)
     _check.check_choices(choices, CHOICES)
-    _check.check_alpha("cutmix_alpha", cutmix_alpha)
-    _check.check_alpha("mixup_alpha", mixup_alpha)
-    _check.check_seed("seed", seed)
-    _check.check_seed("branch_seed", branch_seed)
-    _check.check_mode(mode, pairing)
-    _check.check_num_classes(num_classes)
-    _check.check_normalization(normalization)
-    _check.check_probability("smoothing", smoothing)
     recipe = Recipe(
         shares=_shares_of_branches(choices),
         num_classes=num_classes,
@@ -87,8 +76,22 @@ def random_mix(
         size_px=_check.check_image_size(image_size),
         normalization=normalization,
     )
+    _check_recipe(recipe)
     mixed: MixedBatch = implementation_for(images).mix_batch(images, _graph.on_cpu(labels), recipe)
     return mixed._replace(labels=labels, targets=_graph.beside(mixed.targets, labels))
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    if recipe.mirror is not None:
+        _check.check_node("mirror", recipe.mirror)
+    _check.check_alpha("cutmix_alpha", recipe.cutmix_alpha)
+    _check.check_alpha("mixup_alpha", recipe.mixup_alpha)
+    _check.check_seed("seed", recipe.seed)
+    _check.check_seed("branch_seed", recipe.branch_seed)
+    _check.check_mode(recipe.mode, recipe.pairing)
+    _check.check_num_classes(recipe.num_classes)
+    _check.check_normalization(recipe.normalization)
+    _check.check_probability("smoothing", recipe.smoothing)
 
 
 def _shares_of_branches(choices: Mapping[str, float]) -> dict[str, float]:
