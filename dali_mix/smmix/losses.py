@@ -16,7 +16,9 @@ from torch import Tensor
 def smoothed_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """float32 (B, K): on = ``1 - s + s / K``, off = ``s / K``."""
     off = smoothing / num_classes
-    return F.one_hot(labels, num_classes).float() * (1.0 - smoothing) + off
+    targets = torch.full((len(labels), num_classes), off, device=labels.device)
+    # Not one_hot: it looks at the labels, which on some devices is waited for.
+    return targets.scatter_(1, labels[:, None], 1.0 - smoothing + off)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
