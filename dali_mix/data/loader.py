@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
 from dali_mix.data.forking import require_own_dali
+from dali_mix.data.normalize import image_type_of
 from dali_mix.data.source import dataset_digest, restore
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.fn import BRANCHES, MixedBatch, implementation_of
@@ -20,6 +22,8 @@ from dali_mix.fn import BRANCHES, MixedBatch, implementation_of
 _POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
 _DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 """What DALI makes of the exceptions of its operators."""
+
+_log = logging.getLogger(__name__)
 
 _BRANCH_NAMES = {code: name for name, code in BRANCHES.items()}
 
@@ -170,8 +174,8 @@ class MixLoader:
         """Continue where ``state_dict`` was taken: the next batch is the one that came next there.
 
         Raises:
-            ConfigError: if the state comes from another data set, batch size, shard or number of
-                shards (DALI itself would accept it and diverge), or if this loader has already run.
+            ConfigError: if the state comes from another data set, batch size, shard, number of shards or type of
+                images (DALI itself would accept it and diverge), or if this loader has already run.
         """
         if self._iterator is not None:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
@@ -180,6 +184,7 @@ class MixLoader:
         mixing = own.pop("mixing")
         if mixing is not None and other.get("mixing", "") not in (None, mixing):
             raise ConfigError(_other_mixing(other.get("mixing", ""), mixing))
+        _check_image_type(other.get("images"), own.pop("images"))
         differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
         if differing:
             raise ConfigError(f"the loader's state belongs to other data: {', '.join(differing)}")
@@ -246,6 +251,7 @@ class MixLoader:
             "num_shards": meta["number_of_shards"],
             "last_batch": self._last_batch,
             "mixing": implementation_of(self._open_pipeline()),
+            "images": image_type_of(self._open_pipeline()),
         }
 
     def _start(self) -> DALIGenericIterator:
@@ -287,6 +293,17 @@ def _other_mixing(saved: str, own: str) -> str:
         f"the loader's state was saved by the {saved} implementation of the mixing, here it is the {own} one, and "
         f"their random numbers differ: set DALI_MIX_NATIVE={'on' if saved == 'native' else 'off'}, or begin anew"
     )
+
+
+def _check_image_type(saved: str | None, own: str | None) -> None:
+    """Refuse the state of a pipeline whose images were rounded otherwise."""
+    if saved is None and own == "float16":
+        _log.warning("the loader's state does not say whether its images were float32; from here on they are float16")
+    elif None not in (saved, own) and saved != own:
+        raise ConfigError(
+            f"the loader's state was saved with {saved} images, here they are {own}: make the pipeline with "
+            f"half={saved == 'float16'}, or begin anew"
+        )
 
 
 def _to_batch(outputs: dict[str, torch.Tensor]) -> Batch:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
 
 from dali_mix.fn import MixedBatch, Normalization
 from dali_mix.fn import normalize as normalize_levels
+
+_image_type_of: WeakKeyDictionary[Pipeline, str] = WeakKeyDictionary()
 
 
 def normalization(mean: Sequence[float], std: Sequence[float], *, half: bool = False) -> Normalization:
@@ -19,7 +23,18 @@ def normalization(mean: Sequence[float], std: Sequence[float], *, half: bool = F
         mean, std: one value per channel, for images in [0, 1].
         half: float16 instead of float32.
     """
+    pipeline = Pipeline.current()
+    if pipeline is not None:
+        _image_type_of[pipeline] = "float16" if half else "float32"
     return Normalization([255 * value for value in mean], [255 * value for value in std], half)
+
+
+def image_type_of(pipeline: Pipeline) -> str | None:
+    """The type that a pipeline normalizes its images to, "float16" or "float32"; None if not by :func:`normalization`.
+
+    A checkpoint of one is not continued by the other: the images would not be the same to the bit.
+    """
+    return _image_type_of.get(pipeline)
 
 
 def normalize(images: DataNode, mean: Sequence[float], std: Sequence[float], *, half: bool = False) -> DataNode:

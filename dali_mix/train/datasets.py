@@ -141,6 +141,9 @@ class Loaders:
             "num_classes": data.num_classes,
             "mean": config["mean"],
             "std": config["std"],
+            # Autocast takes them as they are.  For bfloat16 too: DALI has no such type, and float16 is finer for values
+            # of this size, so what the first layer rounds is what it would have rounded anyway.
+            "half": args.amp,
             # Without an explicit choice the pipeline looks for a GPU itself, and says if there is none.
             "device": "gpu" if on_gpu else "cpu",
             "device_id": world.device.index or 0,

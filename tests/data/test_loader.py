@@ -195,6 +195,31 @@ def test_a_state_of_other_data_is_refused(train, val, change, field):
         other.load_state_dict(state)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_a_state_of_images_of_another_type_is_refused(train, half):
+    with train_loader(train, half=half) as loader:
+        next(loader)
+        state = loader.state_dict()
+    with train_loader(train, half=half) as same:
+        same.load_state_dict(state)
+    message = f"{'float16' if half else 'float32'} images, here .* make the pipeline with half={half}"
+    with train_loader(train, half=not half) as other, pytest.raises(ConfigError, match=message):
+        other.load_state_dict(state)
+
+
+def test_a_state_that_does_not_say_its_images_type_is_taken_with_a_word(train, caplog):
+    """As versions saved it that knew no other type than float32 for training."""
+    with train_loader(train) as loader:
+        next(loader)
+        state = loader.state_dict()
+    del state["fingerprint"]["images"]
+    for half in (False, True):
+        with train_loader(train, half=half) as other:
+            other.load_state_dict(state)
+            assert next(other).images.dtype == (torch.float16 if half else torch.float32)
+        assert ("from here on they are float16" in caplog.text) == half
+
+
 def test_a_broken_image_stops_the_loader_for_good(tmp_path):
     for index in range(4):
         path = tmp_path / "a" / f"{index}.jpg"
