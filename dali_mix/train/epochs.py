@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
 from dali_mix.data import Batch, TolerantLoader
 from dali_mix.data.changes import FolderWatch
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
+from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
 from dali_mix.train.building import build_trainer, describe
 from dali_mix.train.checkpoint.folders import CHECKPOINTS
@@ -28,7 +28,7 @@ from dali_mix.train.evaluate import evaluate
 from dali_mix.train.loop import TrainingError
 from dali_mix.train.outputs import RunFolder
 from dali_mix.train.preview import Preview
-from dali_mix.train.report import Progress, table
+from dali_mix.train.report import Progress
 from dali_mix.train.signals import Stopped, StopRequest, stop_signals
 from dali_mix.train.tally import Tally
 
@@ -93,24 +93,12 @@ class Epochs:
         """Release the training pipeline."""
         self._training.close()
 
-    def bench(self, steps: int) -> None:
-        """Train for so many batches and say how fast; nothing is written."""
-        trainer, world = self.trainer, self._world
-        steps = min(steps, len(self._training))
-        trainer.log_interval = steps
-        _log.info(describe(self._args, trainer))
-        progress = Progress(1, self._images(steps), shown=False)
-        trainer.train_epoch(self._training, 0, progress, self._tally, max_steps=steps)
-        row = self._tally.row(world)
-        if world.is_main:
-            lines = [
-                ("batches", f"{steps} of {self._args.batch_size} on each of {world.size} rank(s)"),
-                ("speed", f"{row['img_per_s']:.1f} img/s, start-up of the pipeline included"),
-                ("data wait", f"{row['data_wait']:.1%} of the time"),
-            ]
-            if world.device.type == "cuda":
-                lines.append(("memory", f"{torch.cuda.max_memory_allocated(world.device) / 2**30:.1f} GiB at most"))
-            print(table(lines))
+    def bench(self, updates: int) -> None:
+        """Time so many updates; nothing is written."""
+        _log.info(describe(self._args, self.trainer))
+        figures = bench.report(self.trainer, self._training, self._args, updates)
+        if figures is not None:
+            print(figures)
 
     def train(self, preview: Preview) -> None:
         """All epochs that are missing; the main rank writes and speaks.
