@@ -1,43 +1,41 @@
-"""What mixing costs in the training step: no mixing, Mixup and SMMix, and SMMix part by part.
+"""What a training step takes: without mixing, with Mixup, half and all SMMix; eager, compiled, and from files.
 
-The images are synthetic, ``torch.randn`` with a fixed seed, and lie on the device: no loader takes part.
-All alternatives share one model and one optimizer, so that they differ in nothing but the step.
+Trained by the trainer's own loop.  Synthetic images are ``torch.randn`` with a fixed seed and lie on the device.  All
+alternatives share one set of weights and one optimizer, so that they differ in nothing but the step.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from timm.utils import ParseKwargs
-from torch import Tensor
 
-from dali_mix.data import Batch
 from dali_mix.errors import ConfigError
-from dali_mix.smmix import SMMix, max_min_mix
-from dali_mix.smmix.losses import smoothed_one_hot
-from dali_mix.tools.bench.timing import interleave, summarise
-from dali_mix.train.building import create_model
-from dali_mix.train.config import build_parser
-from dali_mix.train.distributed import World, open_world
-from dali_mix.train.optimization import Precision, create_optimizer
-from dali_mix.train.step import TrainStep
+from dali_mix.tools.bench import step_loop, step_parts
+from dali_mix.tools.bench.report import Column
+from dali_mix.tools.bench.step_parts import PARTS as PARTS
+from dali_mix.tools.bench.step_parts import ByPart
+from dali_mix.tools.bench.step_setup import MIXES, Setup, compiled, open_loaders, prepare, without_stage
+from dali_mix.tools.bench.step_work import WARM_UP, Alternative, ReadyBatches, StepTime, endless, synthetic
+from dali_mix.tools.bench.timing import interleave, ratio, spread
+from dali_mix.train.distributed import open_world
 
-PARTS = ("probe", "regions", "forward", "backward", "update")
-"""Of an SMMix step; "forward", which includes the losses, is the stage's time less probe and regions."""
-
-_SEED = 42
-_SMOOTHING = 0.1
-_MIXUP_ALPHA = 0.8
-_BY_PART = "smmix by part"
-_TRAINER: dict[str, Any] = {"checkpoint": None, "opt": "adamw", "lr": 5e-4, "weight_decay": 0.05, "momentum": 0.9}
-"""What the trainer's own functions want to know beside this benchmark's flags."""
+_BASELINE = "mixup"
+_COLUMNS = [
+    Column("per_s", "img/s", ".0f"),
+    Column("ratio", f"time / {_BASELINE}", ".3f"),
+    Column("gain", "time / row without the last word", ".3f"),
+    Column("ms", "ms / update", ".1f"),
+    Column("data_wait", "data wait", ".1%"),
+    Column("host_wait_ms", "host idle ms", ".1f"),
+]
 
 
 class _ModelKwargs(ParseKwargs):
@@ -52,207 +50,186 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this benchmark."""
     parser.description = __doc__
     add = parser.add_argument
-    add("--model", default="deit_tiny_patch16_224", metavar="NAME", help="a model of timm that SMMix serves")
+    add("--model", default="deit_tiny_patch16_224", metavar="NAME", help="a model of timm; SMMix is left out where it "
+        "cannot serve it")  # fmt: skip
     add("--model-kwargs", nargs="*", default={}, action=_ModelKwargs, metavar="K=V", help="passed to the model")
     add("--img-size", type=int, metavar="PX", help="side of the images; None is the model's own")
     add("--num-classes", type=int, default=1000, metavar="K", help="of the classifier")
     add("--drop-path", type=float, default=0.1, metavar="RATE", help="stochastic depth")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", choices=("cuda", "cpu"), default=default, help="where the step runs")
-    add("--amp", action="store_true", help="mixed precision: bfloat16 where the device has it, else float16")
-    add("-b", "--batch-size", type=int, default=32, metavar="N", help="synthetic images (torch.randn) per batch")
+    add("--amp", action="store_true", help="mixed precision, and half-precision images")
+    add("--amp-dtype", choices=("float16", "bfloat16"), help="by default bfloat16 where the device has it")
+    add("-b", "--batch-size", type=int, default=32, metavar="N", help="images per batch")
+    add("--ema", dest="model_ema", action="store_true", help="keep a moving average of the weights")
+    add("--clip-grad", type=float, metavar="NORM", help="clip the gradient")
+    add("--nonfinite-limit", type=int, default=10, metavar="N", help="as the trainer's; 0 does not look")
+    add("--unguarded", action="store_true", help="also every alternative with --nonfinite-limit 0")
+    add("--compiled", action="store_true", help="also every alternative compiled")
+    add("--torchcompile", nargs="?", const="inductor", metavar="BACKEND", help="compile all alternatives; beside "
+        "--compiled the backend of those")  # fmt: skip
+    add("--torchcompile-mode", metavar="MODE", help="default, reduce-overhead or max-autotune")
+    add("--data-dir", type=Path, metavar="DIR", help="also every alternative on the JPEG files of this folder, with "
+        "one sub-folder per class, through the trainer's pipeline")  # fmt: skip
+    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads")
+    add("--only", nargs="+", choices=MIXES, metavar="MIX", help=f"some of {', '.join(MIXES)}")
     add("--rounds", type=int, default=8, metavar="N", help="each alternative is timed this often")
-    add("--steps", type=int, default=1, metavar="N", help="timed steps per alternative and round")
+    add("--steps", type=int, default=1, metavar="N", help="timed updates per alternative and round; half smmix takes "
+        "an even number")  # fmt: skip
+    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer, without the "
+        "warm-up")  # fmt: skip
+    add(
+        "--loop", action="store_true", help="instead: what the trainer's loop costs beside forward, backward and update"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the alternatives; the figures are images per second and the time relative to Mixup.
+    """Time the alternatives.
 
     Returns:
-        "results", each also with "peak_memory_mib" (None on the CPU); "parts", for each of :data:`PARTS` the
-        median "ms" per step and the "share" of the step; "lines" that say so; "seconds" and "part_seconds", per round.
+        "results": for each name "per_s" (images per second), "ratio" (time over Mixup's, or where that is left out over
+        plain's, of the same kind: compiled or not, from files or not), "gain" (time over that of the row whose name
+        lacks the last word), "ms", "data_wait" (share of the time), "host_wait_ms", "peak_memory_mib" (None on the
+        CPU), "warm_up_s" (of the first updates, one by one) and "smmix" (share of its batches); "parts", for each of
+        :data:`PARTS` the median "ms" per step and the "share" of the step; "lines" that say so; "seconds" per update
+        and "part_seconds", per round.  With ``--loop`` see there.
     """
     _check(args)
     try:
         with open_world(args.device) as world:
-            return _measure(_prepare(args, world), args)
+            setup = prepare(args, world)
+            return step_loop.measure(setup) if args.loop else _measure(setup, args)
     except torch.OutOfMemoryError as error:
         raise ConfigError(f"out of GPU memory: lower --batch-size {args.batch_size}") from error
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("img_size", "num_classes", "batch_size", "rounds", "steps"):
+    for name in ("img_size", "num_classes", "batch_size", "rounds", "steps", "workers"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not 0 <= args.drop_path <= 1:
         raise ConfigError(f"--drop-path must lie in [0, 1], got {args.drop_path:g}")
+    if args.nonfinite_limit < 0:
+        raise ConfigError(f"--nonfinite-limit must be at least 0, got {args.nonfinite_limit}")
+    if args.clip_grad is not None and args.clip_grad <= 0:
+        raise ConfigError(f"--clip-grad must be positive, got {args.clip_grad:g}")
+    if args.amp_dtype and not args.amp:
+        raise ConfigError("--amp-dtype has no effect without --amp")
+    if args.torchcompile_mode and not (args.compiled or args.torchcompile):
+        raise ConfigError("--torchcompile-mode has no effect without --compiled or --torchcompile")
+    if args.unguarded and not args.nonfinite_limit:
+        raise ConfigError("--unguarded has no effect beside --nonfinite-limit 0")
+    if args.loop and (args.data_dir or args.compiled or args.torchcompile or args.unguarded or args.only):
+        raise ConfigError("--loop times one eager model on synthetic images: leave the other alternatives out")
 
 
-def _measure(steps: _Steps, args: argparse.Namespace) -> dict[str, Any]:
-    steps_of = {"plain": steps.plain, "mixup": steps.mixup, "smmix": steps.smmix}
-    peaks: dict[str, list[float]] = {name: [] for name in steps_of}
-    parts: list[list[float]] = []
-    work = {name: _segment(step, steps.device, args.steps, peaks[name]) for name, step in steps_of.items()}
-
-    def by_part() -> float:
-        taken = [steps.smmix_by_part() for _ in range(args.steps)]
-        parts.append([sum(part) for part in zip(*taken, strict=True)])
-        return sum(parts[-1])
-
-    alternatives = {**work, _BY_PART: by_part}
-    interleave(alternatives, rounds=1)  # the first steps also grow buffers, and choose and load kernels
-    parts.clear()
-    for warm_up in peaks.values():
-        warm_up.clear()
-    seconds = interleave(alternatives, args.rounds)
-    whole = seconds.pop(_BY_PART)
-    results = summarise(seconds, baseline="mixup", work=args.steps * args.batch_size)
-    for name, figures in results.items():
-        figures["peak_memory_mib"] = max(peaks[name], default=None)
-    part_seconds = dict(zip(PARTS, map(list, zip(*parts, strict=True)), strict=True))
-    summary = _summarise_parts(part_seconds, whole, args.steps)
+def _measure(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
+    mixes = [mix for mix in args.only or MIXES if not (setup.unserved and "smmix" in mix)]
+    if not mixes:
+        raise ConfigError(f"nothing is left to time: {setup.unserved}")
+    with contextlib.ExitStack() as stack:
+        alternatives = _alternatives(setup, args, mixes, stack)
+        for alternative in alternatives.values():
+            alternative.warm_up()
+        work: dict[str, Any] = dict(alternatives)
+        by_part = _by_part(setup, alternatives)
+        if by_part is not None:
+            by_part()
+            by_part.seconds.clear()
+            work[step_parts.NAME] = by_part
+        times = interleave(work, args.rounds, args.time_limit)
+    times.pop(step_parts.NAME, None)
+    results = _results(times, alternatives, args.batch_size)
+    parts, part_seconds = step_parts.summarise_parts(by_part.seconds) if by_part else ({}, {})
     return {
-        "unit": "img/s",
-        "baseline": "mixup",
+        "columns": _columns(results),
         "results": results,
-        "parts": summary,
-        "lines": _lines(results, summary),
-        "seconds": seconds,
+        "parts": parts,
+        "lines": [*_lines(results, setup), *(step_parts.lines(parts) if parts else [])],
+        "seconds": {name: [time.seconds for time in values] for name, values in times.items()},
         "part_seconds": part_seconds,
     }
 
 
-def _lines(results: Mapping[str, Any], parts: Mapping[str, Any]) -> list[str]:
-    """SMMix by part, and the peaks of memory where they were measured."""
-    lines = [f"{_BY_PART:<14}{'ms':>12}{'share of the step':>22}"]
-    for name, figures in parts.items():
-        lines.append(f"{name:<14}{figures['ms']:>12.2f}{figures['share']['median']:>22.1%}")
-    lines.append("each part waits for the device; forward, with the losses, is the stage's time less probe and regions")
-    peaks = {name: figures["peak_memory_mib"] for name, figures in results.items()}
-    if None not in peaks.values():
-        lines.append("peak memory in MiB: " + ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items()))
-    return lines
+def _alternatives(
+    setup: Setup, args: argparse.Namespace, mixes: list[str], stack: contextlib.ExitStack
+) -> dict[str, Alternative]:
+    """All combinations that were asked for; each word behind a comma says how it differs."""
+    trainers = {} if args.torchcompile and not args.compiled else {"": setup.trainer}
+    if args.torchcompile or args.compiled:
+        backend = args.torchcompile or "inductor"
+        trainers[", compiled"] = compiled(setup.trainer, setup.settings, backend, args.torchcompile_mode)
+    made = synthetic(setup)
+    sources: dict[str, dict[str, ReadyBatches]] = {"": {mix: ReadyBatches(made[mix]) for mix in mixes}}
+    if args.data_dir:
+        loaders = open_loaders(setup, mixes)
+        for loader in loaders.values():
+            stack.callback(loader.close)
+        sources[", files"] = {mix: endless(loader) for mix, loader in loaders.items()}
+    limits = {"": args.nonfinite_limit, **({", unguarded": 0} if args.unguarded else {})}
+    found = {}
+    for (how, trainer), (source, batches), (guard, limit) in itertools.product(
+        trainers.items(), sources.items(), limits.items()
+    ):
+        plain = without_stage(trainer, setup.settings)
+        for mix in mixes:
+            own = dataclasses.replace(trainer if "smmix" in mix else plain, nonfinite_limit=limit)
+            # Both of its branches, as often.
+            updates = args.steps + args.steps % 2 if mix == "half smmix" else args.steps
+            found[f"{mix}{how}{source}{guard}"] = Alternative(own, batches[mix], updates, bool(source))
+    return found
 
 
-def _summarise_parts(seconds: Mapping[str, list[float]], whole: Sequence[float], steps: int) -> dict[str, Any]:
-    figures = summarise({**seconds, "step": whole}, baseline="step", work=steps)
-    return {
-        name: {"ms": statistics.median(values) / steps * 1000, "share": figures[name]["ratio"]}
-        for name, values in seconds.items()
+def _by_part(setup: Setup, alternatives: Mapping[str, Alternative]) -> ByPart | None:
+    """Of the first SMMix alternative."""
+    trainer = next((work.trainer for work in alternatives.values() if work.trainer.stage is not None), None)
+    return None if trainer is None else ByPart(trainer, synthetic(setup)["smmix"]())
+
+
+def _results(
+    times: Mapping[str, list[StepTime]], alternatives: Mapping[str, Alternative], batch_size: int
+) -> dict[str, Any]:
+    seconds = {name: [time.seconds for time in values] for name, values in times.items()}
+    results = {}
+    for name, values in times.items():
+        _, comma, how = name.partition(", ")
+        base = next((other for other in (f"{_BASELINE}{comma}{how}", f"plain{comma}{how}") if other in seconds), name)
+        peaks = [time.peak_mib for time in values if time.peak_mib is not None]
+        results[name] = {
+            "per_s": spread([batch_size / value for value in seconds[name]]),
+            "ratio": ratio(seconds[name], seconds[base]),
+            "gain": ratio(seconds[name], seconds.get(name.rpartition(", ")[0], seconds[name])),
+            "ms": spread([1000 * value for value in seconds[name]]),
+            "data_wait": spread([time.data_wait_s / time.seconds for time in values]),
+            "host_wait_ms": spread([1000 * time.host_wait_s for time in values]),
+            "peak_memory_mib": max(peaks, default=None),
+            "warm_up_s": alternatives[name].warm_up_s,
+            "smmix": sum(time.smmix for time in values) / len(values),
+        }
+    return results
+
+
+def _columns(results: Mapping[str, Any]) -> list[Column]:
+    """Those that say something of these alternatives."""
+    idle = {
+        "gain": not any(", " in name for name in results),
+        "data_wait": not any("files" in name for name in results),
     }
+    return [column for column in _COLUMNS if not idle.get(column.key)]
 
 
-def _segment(step: Callable[[], None], device: torch.device, count: int, peaks: list[float]) -> Callable[[], float]:
-    """Each call times ``count`` steps, and on a GPU appends the peak of torch's allocator, in MiB, to ``peaks``."""
-
-    def work() -> float:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        clock = _Clock(device)
-        for _ in range(count):
-            step()
-        seconds = clock.lap()
-        if device.type == "cuda":
-            peaks.append(torch.cuda.max_memory_allocated(device) / 2**20)
-        return seconds
-
-    return work
-
-
-class _Clock:
-    """Time between moments at which the device had done all its work."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._last = self._now()
-
-    def lap(self) -> float:
-        """Seconds since the last call, or since the clock was made."""
-        last, self._last = self._last, self._now()
-        return self._last - last
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-
-def _prepare(args: argparse.Namespace, world: World) -> _Steps:
-    """The model, its stage, the trainer's optimizer and one synthetic batch."""
-    torch.manual_seed(_SEED)
-    settings = argparse.Namespace(**(vars(build_parser().parse_args([])) | vars(args) | _TRAINER))
-    model, config = create_model(settings, args.num_classes, world)
-    stage = SMMix(model, args.num_classes, smoothing=_SMOOTHING).train()
-    size = config["input_size"][1:]
-    grid = stage.grid(size)
-    stage.draw_square(grid)  # refuses a grid too small for a window
-    optimizer = create_optimizer(settings, model, stage, world)
-    images = torch.randn(args.batch_size, 3, *size).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(args.num_classes, (args.batch_size,))
-    targets = smoothed_one_hot(labels, args.num_classes, _SMOOTHING)
-    batch = Batch(images.to(world.device), targets.to(world.device), labels.to(world.device), "smmix")
-    precision = Precision(world.device.type, args.amp)
-    return _Steps(TrainStep(model), TrainStep(model, stage), stage, optimizer, precision, batch, grid)
-
-
-@dataclass
-class _Steps:
-    """One step of each alternative, on the same batch; the order within a step is the trainer's."""
-
-    without_stage: TrainStep
-    with_stage: TrainStep
-    stage: SMMix
-    optimizer: torch.optim.Optimizer
-    precision: Precision
-    batch: Batch
-    grid: tuple[int, int]
-    rng: random.Random = field(default_factory=lambda: random.Random(_SEED))
-
-    @property
-    def device(self) -> torch.device:
-        return self.batch.images.device
-
-    def plain(self) -> None:
-        self._train(self.without_stage, self.batch._replace(targets=self._targets(), branch="none"))
-
-    def mixup(self) -> None:
-        lam = self.rng.betavariate(_MIXUP_ALPHA, _MIXUP_ALPHA)
-        images, targets = (own * lam + own.flip(0) * (1 - lam) for own in (self.batch.images, self._targets()))
-        self._train(self.without_stage, self.batch._replace(images=images, targets=targets, branch="mixup"))
-
-    def smmix(self) -> None:
-        self._train(self.with_stage, self.batch, self.stage.draw_square(self.grid))  # the stage makes its targets
-
-    def smmix_by_part(self) -> list[float]:
-        """Seconds of each of :data:`PARTS`; probe and regions run once more, by themselves, to be timed."""
-        square = self.stage.draw_square(self.grid)
-        with self.precision.autocast():
-            clock = _Clock(self.device)
-            attention = self.stage.probe(self.batch.images)[1]
-            probe = clock.lap()
-            max_min_mix(self.batch.images, attention, square)
-            regions = clock.lap()
-            loss = self.stage(self.batch.images, self.batch.labels, square).loss
-            stage = clock.lap()
-        self._backward(loss)
-        backward = clock.lap()
-        self._update()
-        return [probe, regions, stage - probe - regions, backward, clock.lap()]
-
-    def _targets(self) -> Tensor:
-        return smoothed_one_hot(self.batch.labels, self.stage.num_classes, _SMOOTHING)
-
-    def _train(self, step: TrainStep, batch: Batch, square: Any = None) -> None:
-        with self.precision.autocast():
-            loss = step(batch, square).loss
-        self._backward(loss)
-        self._update()
-
-    def _backward(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.precision.scaler.scale(loss).backward()
-
-    def _update(self) -> None:
-        self.precision.scaler.step(self.optimizer)
-        self.precision.scaler.update()
+def _lines(results: Mapping[str, Any], setup: Setup) -> list[str]:
+    """What the table has no room for: the first updates, SMMix's share, and the peaks of memory where measured."""
+    width = max(map(len, results))
+    lines = [f"{'':<{width}}  first updates, s{'':>12}  batches of SMMix    peak MiB"]
+    for name, figures in results.items():
+        first = " ".join(f"{seconds:.2f}" for seconds in figures["warm_up_s"])
+        peak = "-" if figures["peak_memory_mib"] is None else f"{figures['peak_memory_mib']:.0f}"
+        lines.append(f"{name:<{width}}  {first:>28}  {figures['smmix']:>16.0%}  {peak:>10}")
+    lines.append(f"the first {WARM_UP} updates of each, compilation included, are not in the table above")
+    if setup.world.device.type == "cpu":
+        lines.append("host idle is 0 by nature: the CPU is host and device")
+    if setup.unserved:
+        lines.append(f"half smmix and smmix are left out: {setup.unserved}")
+    return lines
