@@ -195,15 +195,16 @@ def test_what_the_loop_adds_is_told(monkeypatch, measure):
     assert "the loop's own part is" in out
 
     def watch(self, batch, square, original=Preview.watch):
-        time.sleep(0.02)
+        time.sleep(0.05)
         original(self, batch, square)
 
     monkeypatch.setattr(Preview, "watch", watch)
     slow, _ = measure("--loop", "--rounds", "2")
-    assert slow["results"]["loop"]["above_ms"]["median"] > 15
-    assert slow["share"] > record["share"]
+    assert slow["results"]["loop"]["above_ms"]["median"] > 25  # half of it, as the machine has other work
+    above, model = slow["results"]["loop"]["above_ms"]["median"], slow["results"]["model"]["ms"]["median"]
+    assert slow["share"] == pytest.approx(above / model)
     (watched,) = (entry for entry in slow["profile"] if entry["function"] == "watch")
-    assert watched["us"] > 20000
+    assert watched["us"] > 50000
 
 
 @pytest.mark.parametrize(
