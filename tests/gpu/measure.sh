@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Everything worth measuring on a machine with a GPU, in seven minutes at most: the doctor, the GPU tests, then the benchmarks.
+# Everything worth measuring on a machine with a GPU, in blocks of at most seven, six and six minutes:
 #
-#     tests/gpu/measure.sh OUT PHOTOGRAPHS
+#     MEASURE_BLOCKS="loader step more" tests/gpu/measure.sh OUT PHOTOGRAPHS
+#
+# "loader": the doctor, the GPU tests, the benchmarks of loader and operators.  "step": the training step, synthetic and
+# from files, eager and compiled, and the whole trainer.  "more": other models and modes of compilation.
 #
 # OUT gets report.txt and a JSON file for each benchmark.  PHOTOGRAPHS holds one sub-folder of JPEG files per class;
 # links beside it make as many of them as are needed.  A machine without a compiler, or whose DALI has no headers, is
@@ -26,6 +29,21 @@ loader_s=${MEASURE_LOADER_S:-80}
 others_s=${MEASURE_OTHERS_S:-40}
 sweep_s=${MEASURE_SWEEP_S:-50}
 overhead_s=${MEASURE_OVERHEAD_S:-25}
+blocks=${MEASURE_BLOCKS:-loader step more}
+model=${MEASURE_MODEL:-deit_small_patch16_224}
+resnet=${MEASURE_RESNET:-resnet50}
+pvt=${MEASURE_PVT:-pvt_small}
+backend=${MEASURE_BACKEND:-inductor}             # of torch.compile
+modes=${MEASURE_MODES-reduce-overhead max-autotune}
+steps=${MEASURE_STEPS:-10}                       # updates of an alternative and round
+updates=${MEASURE_UPDATES:-100}                  # of the whole trainer
+synthetic_s=${MEASURE_SYNTHETIC_S:-110}          # these five and the trainer's two runs 330 in all
+files_s=${MEASURE_FILES_S:-90}
+guard_s=${MEASURE_GUARD_S:-40}
+trainer_s=${MEASURE_TRAINER_S:-35}
+loop_s=${MEASURE_LOOP_S:-20}
+model_s=${MEASURE_MODEL_S:-50}                   # the two other models and modes 320
+mode_s=${MEASURE_MODE_S:-110}
 
 if [ $# -ne 2 ] || [ ! -d "${2:-}" ]; then
     echo "usage: $0 OUT PHOTOGRAPHS (a folder with one sub-folder of JPEG files per class)" >&2
@@ -39,7 +57,8 @@ cd "$(dirname "$0")/../.." || exit 2
 failed=0
 linked=$(mktemp -d -p "$(dirname "$photographs")") || exit 2  # hard links do not cross file systems
 raw=$(mktemp)
-trap 'rm -rf "$linked" "$raw"' EXIT
+both=$(mktemp -d) || exit 2 # train/ and val/, which are the same
+trap 'rm -rf "$linked" "$raw" "$both"' EXIT
 
 part() { # NAME SECONDS COMMAND...: run it, and keep both ends of what it prints
     local name=$1 limit=$2 started=$SECONDS code
@@ -70,24 +89,64 @@ print(f"{count} links to {len(files)} photographs")
 PYTHON
 ' "$python" "$photographs" "$linked" "$images"
 
-parallel=()
-if "$python" -c 'import xdist' 2>/dev/null; then parallel=(-n "$test_workers"); fi
-# The installed torch may be another one than the one that the tests were written with, and warn of other things.
-part doctor 60 "$python" -m dali_mix.tools.cli doctor
-part tests "$tests_s" "$python" -m pytest -m gpu -q -o filterwarnings=default "${parallel[@]}" "$tests"
+wanted() { [[ " $blocks " == *" $1 "* ]]; }
 
-loader=("$python" -m dali_mix.tools.bench loader --data-dir "$linked" --device "$device" --img-size "$img_size"
-    -b "$batch" --interpolation bilinear --batches "$batches" --rounds "$rounds")
-read -ra sweep <<<"--sweep-threads $sweep_threads${sweep_loads:+ --sweep-loads $sweep_loads}"
-# A limit within each limit: one that ends by itself says what it has measured.
-part loader "$loader_s" "${loader[@]}" -j "$threads" --baseline none nvidia nvidia_mixup \
-    --time-limit "$((loader_s * 8 / 10))" --json "$out/loader.json"
-part others "$others_s" "${loader[@]}" -j "$threads" --only none decode decode_resize timm torchvision \
-    --time-limit "$((others_s * 8 / 10))" --json "$out/others.json"
-part sweep "$sweep_s" "${loader[@]}" --sweep "${sweep[@]}" \
-    --time-limit "$((sweep_s * 8 / 10))" --json "$out/sweep.json"
-part overhead "$overhead_s" "$python" -m dali_mix.tools.bench overhead --device "$device" --rounds "$rounds" \
-    --time-limit "$((overhead_s * 6 / 10))" --json "$out/overhead.json"
+if wanted loader; then
+    parallel=()
+    if "$python" -c 'import xdist' 2>/dev/null; then parallel=(-n "$test_workers"); fi
+    # The installed torch may be another one than the one that the tests were written with, and warn of other things.
+    part doctor 60 "$python" -m dali_mix.tools.cli doctor
+    part tests "$tests_s" "$python" -m pytest -m gpu -q -o filterwarnings=default "${parallel[@]}" "$tests"
+
+    loader=("$python" -m dali_mix.tools.bench loader --data-dir "$linked" --device "$device" --img-size "$img_size"
+        -b "$batch" --interpolation bilinear --batches "$batches" --rounds "$rounds")
+    read -ra sweep <<<"--sweep-threads $sweep_threads${sweep_loads:+ --sweep-loads $sweep_loads}"
+    # A limit within each limit: one that ends by itself says what it has measured.
+    part loader "$loader_s" "${loader[@]}" -j "$threads" --baseline none nvidia nvidia_mixup \
+        --time-limit "$((loader_s * 8 / 10))" --json "$out/loader.json"
+    part others "$others_s" "${loader[@]}" -j "$threads" --only none none_half random_mix_half decode decode_resize timm torchvision \
+        --time-limit "$((others_s * 8 / 10))" --json "$out/others.json"
+    part sweep "$sweep_s" "${loader[@]}" --sweep "${sweep[@]}" \
+        --time-limit "$((sweep_s * 8 / 10))" --json "$out/sweep.json"
+    part overhead "$overhead_s" "$python" -m dali_mix.tools.bench overhead --device "$device" --rounds "$rounds" \
+        --time-limit "$((overhead_s * 6 / 10))" --json "$out/overhead.json"
+fi
+
+on=$device
+[ "$device" = gpu ] && on=cuda
+# One process each: a part that fails, or compiles for ever, takes no other's figures with it.
+step() { # NAME SECONDS FLAGS...: the benchmark of the step, with a limit within its limit
+    local name=$1 limit=$2
+    shift 2
+    part "$name" "$limit" "$python" -m dali_mix.tools.bench step --device "$on" --img-size "$img_size" -b "$batch" \
+        -j "$threads" --amp --amp-dtype bfloat16 --steps "$steps" --rounds "$rounds" \
+        --time-limit "$((limit * 8 / 10))" --json "$out/$name.json" "$@"
+}
+
+if wanted step; then
+    step synthetic "$synthetic_s" --model "$model" --compiled --torchcompile "$backend"
+    step files "$files_s" --model "$model" --compiled --torchcompile "$backend" --data-dir "$linked" \
+        --only mixup "half smmix" --steps "$((steps * 3))"
+    step guard "$guard_s" --model "$model" --unguarded --only mixup "half smmix"
+    # What a user runs: its own pipeline, schedule, log and progress.
+    ln -s "$linked" "$both/train" && ln -s "$linked" "$both/val"
+    for mixing in "--mixup 0.8" "--mixup 0.8 --smmix"; do
+        read -ra flags <<<"$mixing"
+        part "trainer $mixing" "$trainer_s" "$python" train_imagenet.py --data-dir "$both" --model "$model" \
+            --img-size "$img_size" -b "$batch" -j "$threads" --device "$on" --amp --amp-dtype bfloat16 --opt adamw \
+            --lr 5e-4 --bench-steps "$updates" --output "$both/none" "${flags[@]}"
+    done
+    step loop "$loop_s" --model "$model" --loop
+fi
+
+if wanted more; then
+    step resnet50 "$model_s" --model "$resnet" --compiled --torchcompile "$backend"
+    step pvt "$model_s" --model "$pvt"
+    for mode in $modes; do
+        step "$mode" "$mode_s" --model "$model" --compiled --torchcompile "$backend" --torchcompile-mode "$mode" \
+            --only mixup smmix
+    done
+fi
 
 echo "== all in $SECONDS s; files in $out"
 exit "$failed"

@@ -14,7 +14,7 @@ from dali_mix.tools.bench.alternatives import ALTERNATIVES, segment
 from dali_mix.tools.bench.setting import Alternative, Setting
 
 TINY = "--device cpu -j 2 -b 8 --img-size 32 --rounds 2 --batches 2".split()
-MIXED = ("cutmix", "mixup", "random_mix", "nvidia_mixup", "timm", "torchvision")
+MIXED = ("cutmix", "mixup", "random_mix", "random_mix_half", "nvidia_mixup", "timm", "torchvision")
 
 
 def setting_of(folder, **others):
@@ -56,7 +56,7 @@ def test_an_alternative_delivers_whole_batches_epoch_after_epoch(image_folder, n
             assert images.dtype == torch.uint8
             assert images.shape == (8, 32, 32, 3)
         else:
-            assert images.dtype == torch.float32
+            assert images.dtype == (torch.float16 if name.endswith("half") else torch.float32)
             assert images.shape == (8, 3, 32, 32)
             assert images.mean().abs() < 3  # normalised
         if targets.ndim == 1:

@@ -41,14 +41,14 @@ def _options(setting: Setting) -> dict[str, Any]:
 
 
 @contextmanager
-def _open_mixed(choices: Mapping[str, float], setting: Setting) -> Iterator[Batches]:
-    """Ours.  ``choices`` as ``random_mix`` takes them."""
-    with MixLoader(_mixed(choices, setting, **_options(setting))) as loader:
+def _open_mixed(choices: Mapping[str, float], setting: Setting, half: bool = False) -> Iterator[Batches]:
+    """Ours.  ``choices`` as ``random_mix`` takes them; ``half`` as the trainer sets it with ``--amp``."""
+    with MixLoader(_mixed(choices, half, setting, **_options(setting))) as loader:
         yield ((batch.images, batch.targets) for batch in _endless(loader))
 
 
 @pipeline_def
-def _mixed(choices, setting):  # type: ignore[no-untyped-def]
+def _mixed(choices, half, setting):  # type: ignore[no-untyped-def]
     """As ``pipelines.imagenet`` makes it."""
     jpegs, labels = read_images(setting.folder, training=True)
     images = random_resized_crop(
@@ -59,7 +59,7 @@ def _mixed(choices, setting):  # type: ignore[no-untyped-def]
         decoder_settings=setting.decoder_settings,
     )
     mirror = fn.random.coin_flip()
-    leaving = normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    leaving = normalization(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, half=half)
     mixed = mix.random_mix(
         images,
         labels,
@@ -195,6 +195,8 @@ DALI_LOADERS: Mapping[str, Alternative] = {
     "cutmix": Alternative(functools.partial(_open_mixed, {"cutmix": 1.0})),
     "mixup": Alternative(functools.partial(_open_mixed, {"mixup": 1.0})),
     "random_mix": Alternative(functools.partial(_open_mixed, {"cutmix": 0.5, "mixup": 0.5})),
+    "none_half": Alternative(functools.partial(_open_mixed, {}, half=True)),
+    "random_mix_half": Alternative(functools.partial(_open_mixed, {"cutmix": 0.5, "mixup": 0.5}, half=True)),
     "nvidia": Alternative(_open_nvidia),
     "nvidia_mixup": Alternative(_open_nvidia_mixup),
     "decode": Alternative(functools.partial(_open_crops, _decode_only)),

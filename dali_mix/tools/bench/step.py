@@ -10,7 +10,9 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, default=8, metavar="N", help="each alternative is timed this often")
     add("--steps", type=int, default=1, metavar="N", help="timed updates per alternative and round; half smmix takes "
         "an even number")  # fmt: skip
-    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer, without the "
-        "warm-up")  # fmt: skip
+    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds, but for the first, as take no "
+        "longer, compilation included")  # fmt: skip
     add(
         "--loop", action="store_true", help="instead: what the trainer's loop costs beside forward, backward and update"
     )
@@ -95,10 +97,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         and "part_seconds", per round.  With ``--loop`` see there.
     """
     _check(args)
+    started = time.perf_counter()
     try:
         with open_world(args.device) as world:
             setup = prepare(args, world)
-            return step_loop.measure(setup) if args.loop else _measure(setup, args)
+            return step_loop.measure(setup) if args.loop else _measure(setup, args, started)
     except torch.OutOfMemoryError as error:
         raise ConfigError(f"out of GPU memory: lower --batch-size {args.batch_size}") from error
 
@@ -124,21 +127,24 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--loop times one eager model on synthetic images: leave the other alternatives out")
 
 
-def _measure(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
+def _measure(setup: Setup, args: argparse.Namespace, started: float) -> dict[str, Any]:
     mixes = [mix for mix in args.only or MIXES if not (setup.unserved and "smmix" in mix)]
     if not mixes:
         raise ConfigError(f"nothing is left to time: {setup.unserved}")
     with contextlib.ExitStack() as stack:
         alternatives = _alternatives(setup, args, mixes, stack)
-        for alternative in alternatives.values():
+        for name, alternative in alternatives.items():
             alternative.warm_up()
+            # Compilation takes minutes, and may be cut off.
+            print(f"{name}: first updates {_seconds(alternative.warm_up_s)} s", file=sys.stderr)
         work: dict[str, Any] = dict(alternatives)
         by_part = _by_part(setup, alternatives)
         if by_part is not None:
             by_part()
             by_part.seconds.clear()
             work[step_parts.NAME] = by_part
-        times = interleave(work, args.rounds, args.time_limit)
+        left_s = None if args.time_limit is None else args.time_limit - (time.perf_counter() - started)
+        times = interleave(work, args.rounds, left_s)
     times.pop(step_parts.NAME, None)
     results = _results(times, alternatives, args.batch_size)
     parts, part_seconds = step_parts.summarise_parts(by_part.seconds) if by_part else ({}, {})
@@ -219,12 +225,16 @@ def _columns(results: Mapping[str, Any]) -> list[Column]:
     return [column for column in _COLUMNS if not idle.get(column.key)]
 
 
+def _seconds(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
+
+
 def _lines(results: Mapping[str, Any], setup: Setup) -> list[str]:
     """What the table has no room for: the first updates, SMMix's share, and the peaks of memory where measured."""
     width = max(map(len, results))
     lines = [f"{'':<{width}}  first updates, s{'':>12}  batches of SMMix    peak MiB"]
     for name, figures in results.items():
-        first = " ".join(f"{seconds:.2f}" for seconds in figures["warm_up_s"])
+        first = _seconds(figures["warm_up_s"])
         peak = "-" if figures["peak_memory_mib"] is None else f"{figures['peak_memory_mib']:.0f}"
         lines.append(f"{name:<{width}}  {first:>28}  {figures['smmix']:>16.0%}  {peak:>10}")
     lines.append(f"the first {WARM_UP} updates of each, compilation included, are not in the table above")
