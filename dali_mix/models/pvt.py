@@ -303,23 +303,34 @@ class PyramidVisionTransformer(nn.Module):
         Raises:
             ValueError: if 32 does not divide H and W.
         """
+        grid = stage_grids(x.shape[-2:])[-1]
+        return self.norm(self._run(self._blocks(STAGES - 1)[-1:], self.forward_trunk(x), grid))
+
+    def forward_trunk(self, x: Tensor) -> Tensor:
+        """What enters the last block, (B, 1 + h*w, D); otherwise like :meth:`forward_features`."""
         batch = x.shape[0]
         grids = stage_grids(x.shape[-2:])
         for stage in range(STAGES):
             if stage > 0:
                 x = x.transpose(1, 2).reshape(batch, -1, *grids[stage - 1])
-            x = self._stage(x, stage)
-        return self.norm(x)
+            blocks = self._blocks(stage)[: -1 if stage == STAGES - 1 else None]
+            x = self._run(blocks, self._embed(x, stage), grids[stage])
+        return x
 
-    def _stage(self, x: Tensor, stage: int) -> Tensor:
-        """Tokens (B, N, D) of a stage from the feature map before it."""
+    def _embed(self, x: Tensor, stage: int) -> Tensor:
+        """Tokens (B, N, D) that enter a stage from the feature map before it."""
         number, prefix = stage + 1, self._prefix(stage)
         x, grid = getattr(self, f"patch_embed{number}")(x)
         if prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         pos_embed = _resampled(getattr(self, f"pos_embed{number}"), grid, self._grids[stage], prefix)
-        x = getattr(self, f"pos_drop{number}")(x + pos_embed)
-        for block in getattr(self, f"block{number}"):
+        return getattr(self, f"pos_drop{number}")(x + pos_embed)
+
+    def _blocks(self, stage: int) -> list[nn.Module]:
+        return list(getattr(self, f"block{stage + 1}"))
+
+    def _run(self, blocks: Sequence[nn.Module], x: Tensor, grid: tuple[int, int]) -> Tensor:
+        for block in blocks:
             x = checkpoint(block, x, grid) if self.grad_checkpointing and self.training else block(x, grid)
         return x
 

@@ -31,7 +31,7 @@ def find_windows(attention: Tensor, square: int | Tensor) -> Windows:
 
     Args:
         attention: float (B, h, w), what each token receives; any scale.
-        square: k, in [1, min(h, w)]; an int64 () tensor is not checked, since that would wait for the device.
+        square: k, in [1, min(h, w)]; an integer tensor () is not checked, since that would wait for the device.
 
     Raises:
         ValueError: if the window does not fit the grid.
@@ -39,26 +39,34 @@ def find_windows(attention: Tensor, square: int | Tensor) -> Windows:
     Every shape is the same for all k, so that nothing is compiled anew when k changes.
     """
     _, h, w = attention.shape
-    if isinstance(square, int) and not 1 <= square <= min(h, w):
-        raise ValueError(f"square must lie in [1, {min(h, w)}] for an attention grid of {h} x {w}, got {square}")
-    in_rows, fits_h = _spans(h, square, attention.device)
-    in_columns, fits_w = _spans(w, square, attention.device)
+    if isinstance(square, int):
+        check_square(square, (h, w))
+    in_rows = _spans(h, square, attention.device)
+    in_columns = in_rows if w == h else _spans(w, square, attention.device)
     # In float64 sums of some hundred float32 values are exact, so that equal windows tie exactly
     # whatever the order of the additions.
-    scores = in_rows.double() @ attention.double() @ in_columns.double().T
-    fits = fits_h[:, None] & fits_w
-    least = scores.masked_fill(~fits, torch.inf).flatten(1).argmin(1)
-    most = scores.masked_fill(~fits, -torch.inf).flatten(1).argmax(1)
-    target = torch.stack((least // w, least % w), 1)
-    source = torch.stack((most // w, most % w), 1).flip(0)
+    scores = (in_rows @ attention.double() @ in_columns.T).flatten(1)
+    found = torch.stack((scores.argmin(1), scores.argmax(1).flip(0)))
+    # A window that would stick out has been scored at the edge, where it ties with an earlier one.  The limits
+    # hold where sums are not exact after all: no pixel may be read from outside.
+    rows, columns = (found // w).clamp(max=h - square), (found % w).clamp(max=w - square)
+    target, source = torch.stack((rows, columns), -1)
     return Windows(target, source)
 
 
-def _spans(length: int, size: int | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bool (length, length), whether token t lies in the span that starts at row i; and (length,), whether it fits."""
+def check_square(square: int, grid: tuple[int, int]) -> None:
+    """Raise ValueError if a k x k window does not fit a token grid (h, w)."""
+    if not 1 <= square <= min(grid):
+        raise ValueError(
+            f"square must lie in [1, {min(grid)}] for an attention grid of {grid[0]} x {grid[1]}, got {square}"
+        )
+
+
+def _spans(length: int, size: int | Tensor, device: torch.device) -> Tensor:
+    """float64 (length, length): 1 where token t lies in the span that starts at row i, or at the last that fits."""
     token = torch.arange(length, device=device)
-    start = token[:, None]
-    return (token >= start) & (token < start + size), token + size <= length
+    start = token.clamp(max=length - size)[:, None]
+    return ((token >= start) & (token < start + size)).double()
 
 
 def move_windows(
@@ -76,32 +84,29 @@ def move_windows(
         mixed images like ``images`` in shape, dtype and memory format, and the bool mask (B, h, w) of
         the tokens that come from the partner.
     """
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     h, w = grid
     if height % h or width % w:
         raise ValueError(f"the attention grid {h} x {w} must divide the image of {height} x {width} pixels")
-    patch_h, patch_w = height // h, width // w
-    device = images.device
-    top, left = (windows.target[:, i, None] for i in range(2))
-    token_row = torch.arange(h, device=device)
-    token_column = torch.arange(w, device=device)
+    top, left = windows.target.int()[:, :, None].unbind(1)
+    token_row, token_column = (torch.arange(side, dtype=torch.int32, device=images.device) for side in grid)
     in_rows = (token_row >= top) & (token_row < top + square)
     in_columns = (token_column >= left) & (token_column < left + square)
     mask = in_rows[:, :, None] & in_columns[:, None, :]
 
-    pixel_mask = mask.repeat_interleave(patch_h, 1).repeat_interleave(patch_w, 2)
-    shift = windows.source - windows.target
-    own = torch.arange(batch, device=device)[:, None, None]
-    rows = torch.arange(height, device=device)[None, :, None]
-    columns = torch.arange(width, device=device)[None, None, :]
-    # One gather reads every pixel from where it belongs: the own image, or the partner, shifted.
-    sample = torch.where(pixel_mask, batch - 1 - own, own)
-    row = torch.where(pixel_mask, rows + shift[:, 0, None, None] * patch_h, rows)
-    column = torch.where(pixel_mask, columns + shift[:, 1, None, None] * patch_w, columns)
-    mixed = images.permute(0, 2, 3, 1)[sample, row, column].permute(0, 3, 1, 2)
-    if not images.is_contiguous(memory_format=torch.channels_last):
-        mixed = mixed.contiguous()
-    return mixed, mask
+    # What adjoins in memory and belongs to one token moves as one run of pixels.  Runs are numbered in the order of
+    # the memory; a token of the window is read from a fixed number of runs further on.
+    by_pixel = images.is_contiguous(memory_format=torch.channels_last)
+    planes = 1 if by_pixel else channels
+    runs = (images.permute(0, 2, 3, 1) if by_pixel else images).reshape(batch * planes * height * w, -1)
+    sample = torch.arange(batch, dtype=torch.int32, device=images.device)
+    down, right = (windows.source - windows.target).int().unbind(1)
+    jump = ((batch - 1 - 2 * sample) * (planes * height) + down * (height // h)) * w + right
+    own = torch.arange(len(runs), dtype=torch.int32, device=images.device).view(batch, planes, h, -1, w)
+    mixed = runs.index_select(0, (own + (jump[:, None, None] * mask)[:, None, :, None]).flatten())
+    if by_pixel:
+        return mixed.view(batch, height, width, channels).permute(0, 3, 1, 2), mask
+    return mixed.view(images.shape), mask
 
 
 def max_min_mix(images: Tensor, attention: Tensor, square: int) -> tuple[Tensor, Tensor, float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dali_mix.errors import ConfigError
 from dali_mix.smmix.families import adapter_for
 from dali_mix.smmix.losses import consistency_loss, fine_grained_loss, smoothed_one_hot, soft_cross_entropy
-from dali_mix.smmix.regions import Windows, find_windows, move_windows, own_share
+from dali_mix.smmix.regions import Windows, check_square, find_windows, move_windows, own_share
 
 
 class SMMixOutput(NamedTuple):
@@ -81,8 +81,10 @@ class SMMix(nn.Module):
     The token head belongs to the stage: ``model.state_dict()`` stays a plain timm state, and the
     head is ``stage.token_head`` (None when shared), to be given to the optimizer.
 
-    ``torch.compile(stage)`` compiles the training forward and the losses, once for all k; the probe runs
-    eagerly.  With gradient accumulation call the stage once per micro-batch: pairs lie within a call.
+    ``torch.compile(stage)`` and ``stage.compile()`` compile its parts, each once for all k: the model up to the last
+    attention (in eval mode for the probe and in train mode), the probe's end, the regions, the forward's end and the
+    losses.  With CUDA graphs (``mode="reduce-overhead"``) an output is overwritten by the next call; clone what is to
+    outlive it.  With gradient accumulation call the stage once per micro-batch: pairs lie within a call.
 
     Differs from ChenMnZ/SMMix @14b1edc: k can be given, so that all ranks use one; the probe runs
     under the caller's autocast unless told otherwise; a batch may be odd, its middle sample is then
@@ -131,6 +133,7 @@ class SMMix(nn.Module):
         nn.init.zeros_(head.bias)
         return head
 
+    @torch.compiler.disable
     def grid(self, size_px: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of the attention grid for images of (H, W) pixels."""
         return self._adapter.grid(size_px)
@@ -151,9 +154,9 @@ class SMMix(nn.Module):
         sides = self.sides(grid)
         return int(torch.randint(sides.start, sides.stop, (), generator=generator))
 
-    # Not compiled: its hooks and the switch of modes would break the graph, and be guarded, at every module.
-    @torch.compiler.disable
-    @torch.no_grad()
+    # Of this and the other functions with this mark only what they call is compiled, part by part: parts are shared,
+    # and a graph would be specialized for k, which is a number here.
+    @torch.compiler.disable(recursive=False)
     def probe(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the unmixed batch with the current weights, in eval mode and without gradient.
 
@@ -164,18 +167,23 @@ class SMMix(nn.Module):
             logits (B, K), and attention float32 (B, h, w): what each patch receives in the last
             attention, averaged over heads and image-token queries, not renormalised.
         """
-        h, w = self.grid(images.shape[-2:])
-        with _eval_mode(self.model), self._probe_autocast(images.device.type):
-            logits, received = self._adapter.logits_and_received(images)
+        grid = self.grid(images.shape[-2:])
+        training = _to_eval(self.model)
+        try:
+            with torch.no_grad(), self._probe_autocast(images.device.type):
+                logits, attention = self._observe(self._trunk(images), grid)
+        finally:
+            _to_train(training)
         # Under autocast this forward has cached half-precision weights that carry no gradient; the
         # next one must not use them.
         torch.clear_autocast_cache()
-        return logits, received.reshape(-1, h, w)
+        return logits, attention
 
+    @torch.compiler.disable
     def _probe_autocast(self, device_type: str) -> AbstractContextManager:
         return torch.autocast(device_type, enabled=False) if self.probe_precision == "float32" else nullcontext()
 
-    @torch.compiler.disable
+    @torch.compiler.disable(recursive=False)
     def mix(self, images: Tensor, square: int | None = None) -> Mixture:
         """Probe a batch and mix it: what :meth:`forward` then trains on.
 
@@ -187,13 +195,18 @@ class SMMix(nn.Module):
             ValueError: if the window does not fit the grid.
         """
         grid = self.grid(images.shape[-2:])
-        square = self.draw_square(grid) if square is None else square
+        square = self._checked_square(grid, square)
         unmixed_logits, attention = self.probe(images)
-        windows = find_windows(attention, square)
-        mixed, source_mask = move_windows(images, windows, square, grid)
+        mixed, source_mask, windows = _mix_regions(images, attention, _on_device(square, images))
         return Mixture(mixed, source_mask, own_share(square, grid), square, unmixed_logits, attention, windows)
 
-    # Only what it calls is compiled: a graph would be specialised for k, which is a number here.
+    @torch.compiler.disable
+    def _checked_square(self, grid: tuple[int, int], square: int | None) -> int:
+        if square is None:
+            return self.draw_square(grid)
+        check_square(square, grid)
+        return square
+
     @torch.compiler.disable(recursive=False)
     def forward(self, images: Tensor, labels: Tensor, square: int | None = None) -> SMMixOutput:
         """One SMMix step on an unmixed batch.
@@ -205,32 +218,75 @@ class SMMix(nn.Module):
                 the same k on every rank.
         """
         mixture = self.mix(images, square)
-        # As a tensor, filled on the device: a number would be part of a compiled graph, a copy would wait.
-        lam = torch.full((), mixture.lam, device=images.device)
-        losses, logits = self._losses(mixture.images, labels, mixture.source_mask, mixture.unmixed_logits, lam)
-        loss = torch.stack([weight * part for weight, part in zip(self.weights, losses, strict=True)]).sum()
-        return SMMixOutput(loss, *losses, logits, mixture.images, mixture.source_mask, mixture.lam)
+        logits, tokens = self._finish(self._trunk(mixture.images), self.grid(images.shape[-2:]))
+        lam = _on_device(mixture.lam, images)
+        losses = self._losses(logits, tokens, labels, mixture.source_mask, mixture.unmixed_logits, lam)
+        return SMMixOutput(*losses, logits, mixture.images, mixture.source_mask, mixture.lam)
+
+    @torch.compiler.disable(recursive=False)
+    def classify(self, images: Tensor) -> Tensor:
+        """``model(images)``, logits (B, K), through the parts that the SMMix step has compiled.
+
+        Args:
+            images: (B, 3, H, W).
+        """
+        return self._finish(self._trunk(images), self.grid(images.shape[-2:]))[0]
+
+    def _trunk(self, images: Tensor) -> Tensor:
+        return self._adapter.trunk(images)
+
+    def _finish(self, hidden: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return self._adapter.finish(hidden, grid)
+
+    def _observe(self, hidden: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        logits, received = self._adapter.observe(hidden, grid)
+        return logits, received.unflatten(1, grid)
 
     def _losses(
-        self, mixed: Tensor, labels: Tensor, source_mask: Tensor, unmixed_logits: Tensor, lam: Tensor
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Classification, fine-grained and consistency loss of the mixed images, and their logits."""
+        self,
+        logits: Tensor,
+        tokens: Tensor,
+        labels: Tensor,
+        source_mask: Tensor,
+        unmixed_logits: Tensor,
+        lam: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Their weighted sum; classification, fine-grained and consistency loss of the mixed images."""
         own = smoothed_one_hot(labels, self.num_classes, self.smoothing)
         partner = own.flip(0)
-        logits, tokens = self._adapter.logits_and_tokens(mixed)
         head: Callable[[Tensor], Tensor] = self._adapter.classify if self.token_head is None else self.token_head
-        classification = soft_cross_entropy(logits, lam * own + (1.0 - lam) * partner)
-        fine_grained = fine_grained_loss(tokens, source_mask, head, own, partner)
-        return (classification, fine_grained, consistency_loss(logits, unmixed_logits, lam)), logits
+        losses = (
+            soft_cross_entropy(logits, lam * own + (1.0 - lam) * partner),
+            fine_grained_loss(tokens, source_mask, head, own, partner),
+            consistency_loss(logits, unmixed_logits, lam),
+        )
+        weighted = [weight * part for weight, part in zip(self.weights, losses, strict=True)]
+        return torch.stack(weighted).sum(), *losses
 
 
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode within the block; afterwards every module is in the mode it was in."""
+def _mix_regions(images: Tensor, attention: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Windows]:
+    """Mixed images, source mask and windows."""
+    windows = find_windows(attention, square)
+    mixed, source_mask = move_windows(images, windows, square, (attention.shape[1], attention.shape[2]))
+    return mixed, source_mask, windows
+
+
+@torch.compiler.disable
+def _on_device(number: float, images: Tensor) -> Tensor:
+    """() beside the images.  A number would be part of a compiled graph, a copy from the host would wait."""
+    return torch.full((), number, device=images.device)
+
+
+@torch.compiler.disable
+def _to_eval(model: nn.Module) -> list[nn.Module]:
+    """Put a model into eval mode; returns the modules that were not."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    for module in training:
+        module.training = False
+    return training
+
+
+@torch.compiler.disable
+def _to_train(modules: Sequence[nn.Module]) -> None:
+    for module in modules:
+        module.training = True

@@ -173,19 +173,29 @@ def load_initial(args: argparse.Namespace, model: nn.Module, stage: SMMix | None
         load_weights(model, Path(args.initial_checkpoint), stage)
 
 
-def compile_modules(args: argparse.Namespace, model: nn.Module, stage: SMMix | None) -> None:
-    """``--torchcompile``: in place, so that the names in ``state_dict`` stay plain."""
-    if not args.torchcompile:
+def compile_modules(args: argparse.Namespace, step: TrainStep, device: torch.device) -> None:
+    """``--torchcompile``: in place, so that the names in ``state_dict`` stay plain.
+
+    Compiled are the model, which serves the validation, and with SMMix the step, whose batches share their parts.
+    """
+    backend, mode = args.torchcompile, args.torchcompile_mode
+    if not backend:
         return
     known = torch.compiler.list_backends(exclude_tags=())
-    if args.torchcompile not in known:
-        raise ConfigError(f"--torchcompile {args.torchcompile} is not a backend; there are {', '.join(sorted(known))}")
+    if backend not in known:
+        raise ConfigError(f"--torchcompile {backend} is not a backend; there are {', '.join(sorted(known))}")
+    if mode not in (None, "default") and backend != "inductor":
+        raise ConfigError(f"--torchcompile-mode {mode} is a mode of inductor; leave it out with {backend}")
+    if mode in ("reduce-overhead", "max-autotune") and device.type == "cuda" and args.grad_accum_steps > 1:
+        raise ConfigError(
+            f"--torchcompile-mode {mode}: its CUDA graphs overwrite the gradients that --grad-accum-steps adds up; use "
+            "default or max-autotune-no-cudagraphs"
+        )
     try:
-        for module in (model, stage):
-            if module is not None:
-                module.compile(backend=args.torchcompile, mode=args.torchcompile_mode)
+        for module in [step.model] if step.stage is None else [step.model, step]:
+            module.compile(backend=backend, mode=mode)
     except RuntimeError as error:
-        raise ConfigError(f"--torchcompile-mode {args.torchcompile_mode} is refused: {error}") from error
+        raise ConfigError(f"--torchcompile-mode {mode} is refused: {error}") from error
 
 
 def create_loss(args: argparse.Namespace) -> Loss:
@@ -207,8 +217,9 @@ def build_trainer(
     optimizer = create_optimizer(args, model, stage, world)
     precision = Precision(world.device.type, args.amp, args.amp_dtype)
     ema = create_ema(args, model)  # before compilation: it copies the model
-    compile_modules(args, model, stage)
-    step: nn.Module = TrainStep(model, stage, create_loss(args)).to(world.device)
+    train_step = TrainStep(model, stage, create_loss(args)).to(world.device)
+    compile_modules(args, train_step, world.device)
+    step: nn.Module = train_step
     # Adaptive clipping leaves the classifier alone (Brock 2021, section 4.1), as timm's trainer does.
     clipped = model_parameters(model, exclude_head=True) if args.clip_mode == "agc" else step.parameters()
     if world.size > 1:

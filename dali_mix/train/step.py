@@ -35,6 +35,8 @@ class TrainStep(nn.Module):
         model: a classifier, images (B, 3, H, W) to logits (B, K).
         stage: serves the batches that were left for SMMix; holds the same model.
         loss: logits and soft targets, both (B, K), to a scalar; for the other batches.
+
+    With a stage the step can be compiled, wrapped or in place: all batches share the parts that the stage compiles.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class TrainStep(nn.Module):
         self.stage = stage
         self.loss = loss
 
+    # Only what it calls is compiled: the branch and the window's side would be part of a graph.
+    @torch.compiler.disable(recursive=False)
     def forward(self, batch: Batch, square: int | None = None) -> StepLosses:
-        """The losses of one batch.
+        """The losses of one batch, which lie in memory of their own: a CUDA graph's is overwritten by the next step.
 
         Args:
             batch: from ``MixLoader``.
@@ -59,14 +63,17 @@ class TrainStep(nn.Module):
             if self.stage is None:
                 raise ValueError("the batch was left for SMMix, but this step has no SMMix stage")
             output = self.stage(batch.images, batch.labels, square)
-            parts = (output.classification, output.fine_grained, output.consistency)
-            return StepLosses(output.loss, *(part.detach() for part in parts))
-        loss = self.loss(self.model(batch.images), batch.targets)
+            parts = torch.stack((output.classification, output.fine_grained, output.consistency)).detach()
+            return StepLosses(output.loss.clone(), *parts.unbind())
+        if self.stage is None:
+            loss = self.loss(self.model(batch.images), batch.targets)
+        else:
+            loss = self._mixed_loss(self.stage.classify(batch.images), batch.targets).clone()
         zero = torch.zeros_like(loss.detach())
-        return StepLosses(loss + self._idle_token_head(), loss.detach(), zero, zero)
+        return StepLosses(loss, loss.detach(), zero, zero)
 
-    def _idle_token_head(self) -> Tensor | float:
-        """Zero, but with the token head in its graph: DDP waits for a gradient of every parameter."""
-        if self.stage is None or self.stage.token_head is None:
-            return 0.0
-        return sum((0.0 * parameter.sum() for parameter in self.stage.token_head.parameters()), start=torch.zeros(()))
+    def _mixed_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, with the token head in its graph at no weight: DDP waits for a gradient of every parameter."""
+        loss = self.loss(logits, targets)
+        idle = self.stage.token_head if self.stage is not None else None
+        return loss if idle is None else loss + sum(0.0 * parameter.sum() for parameter in idle.parameters())

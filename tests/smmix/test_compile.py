@@ -1,39 +1,115 @@
-"""``torch.compile(stage)``: the same loss, and one compilation for every k."""
+"""The stage compiled, wrapped or in place: the same loss and gradients, and one compilation for every k."""
+
+import copy
 
 import pytest
+import timm
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from dali_mix.smmix import SMMix
-from tests.smmix.test_stage import CLASSES, batch_of, tiny_vit
+from dali_mix.smmix.regions import find_windows, move_windows
+from tests.smmix.test_stage import CLASSES, batch_of
+
+# Dynamo looks at the gradient of whatever enters a graph, and hides this warning where warnings are not errors.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+PYRAMID = {"depths": (1, 1, 1, 2), "embed_dims": (8, 8, 16, 16), "num_heads": (1, 1, 2, 2)}
+TINY = {
+    "deit_tiny_patch16_224": {"img_size": 64, "depth": 2, "embed_dim": 32, "num_heads": 2},
+    "cait_xxs24_224": {"img_size": 64, "depth": 2, "depth_token_only": 1, "embed_dim": 32, "num_heads": 2},
+    "pvt_tiny": {"img_size": 128} | PYRAMID,
+    "pvt_v2_b0": PYRAMID,
+    "twins_svt_small": {"img_size": 128} | PYRAMID,
+}
+PARTS = 6
+"""Trunk and end of the probe, regions, trunk and end of the forward, losses."""
 
 
-def test_one_graph_serves_every_window_side():
+def tiny_stage(name):
+    torch.manual_seed(0)
+    return SMMix(timm.create_model(name, num_classes=CLASSES, **TINY[name]).train(), CLASSES)
+
+
+def images_for(name):
+    return batch_of(4, side=64 if "16" in name or "cait" in name else 128)
+
+
+@pytest.fixture
+def counter():
     torch._dynamo.reset()
-    stage = SMMix(tiny_vit().train(), CLASSES)
-    images, labels = batch_of(4)
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(stage, backend=counter)
-    counts = []
-    for square in (2, 1, 3, 2):
+    yield CompileCounterWithBackend("aot_eager")  # the graphs of forward and backward, run as they are
+    torch._dynamo.reset()
+
+
+def check_step(output, parameters, expected, expected_parameters):
+    """The same images to the bit, losses and gradients to rounding."""
+    assert torch.equal(output.images, expected.images)
+    torch.testing.assert_close(output[:4], expected[:4], rtol=1e-4, atol=1e-5)
+    gradients = torch.autograd.grad(output.loss, list(parameters))
+    wanted = torch.autograd.grad(expected.loss, list(expected_parameters))
+    torch.testing.assert_close(gradients, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "in_place"), [*((name, True) for name in TINY), ("deit_tiny_patch16_224", False)])
+def test_each_part_is_compiled_once_for_every_window_side(name, in_place, counter):
+    stage = tiny_stage(name)
+    compiled = copy.deepcopy(stage)
+    if in_place:
+        compiled.compile(backend=counter)
+    step = compiled if in_place else torch.compile(compiled, backend=counter)
+    images, labels = images_for(name)
+    for square in (2, 1):
         expected = stage(images, labels, square)
-        output = compiled(images, labels, square)
-        assert output.loss.item() == pytest.approx(expected.loss.item(), rel=1e-4)
-        assert torch.equal(output.images, expected.images)
-        gradients = torch.autograd.grad(output.loss, list(stage.parameters()))
-        wanted = torch.autograd.grad(expected.loss, list(stage.parameters()))
-        torch.testing.assert_close(gradients, wanted, rtol=1e-4, atol=1e-5)
-        counts.append(counter.frame_count)
-    assert counts[0] >= 1
-    assert counts == counts[:1] * 4
+        check_step(step(images, labels, square), compiled.parameters(), expected, stage.parameters())
+        assert counter.frame_count == PARTS
+    assert all(module.training for module in compiled.modules())
 
 
-def test_nothing_but_the_number_of_the_window_depends_on_it():
+def test_a_model_that_is_compiled_too_changes_nothing(counter):
+    """The trainer compiles it in place for the validation; a hook on a layer would then not fire."""
+    name = "deit_tiny_patch16_224"
+    stage = tiny_stage(name)
+    compiled = copy.deepcopy(stage)
+    compiled.model.compile(backend=counter)
+    images, labels = images_for(name)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled.model.eval()(images), stage.model.eval()(images))
+    validation = counter.frame_count
+    compiled.compile(backend=counter)
+    for square in (1, 2):
+        expected = stage.train()(images, labels, square)
+        check_step(compiled.train()(images, labels, square), compiled.parameters(), expected, stage.parameters())
+    assert counter.frame_count == validation + PARTS
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "pvt_tiny"])
+def test_checkpointed_gradients_are_compiled_too(name, counter):
+    stage = tiny_stage(name)
+    compiled = copy.deepcopy(stage)
+    compiled.model.set_grad_checkpointing(True)
+    compiled.compile(backend=counter)
+    images, labels = images_for(name)
+    output, expected = compiled(images, labels, 2), stage(images, labels, 2)
+    check_step(output, compiled.parameters(), expected, stage.parameters())
+    assert counter.frame_count == PARTS
+
+
+def test_bfloat16_and_a_shared_head(counter):
+    name = "deit_tiny_patch16_224"
+    model = tiny_stage(name).model
+    stage = SMMix(model, CLASSES, token_head="shared", probe_precision="float32")
+    compiled = copy.deepcopy(stage)
+    compiled.compile(backend=counter)
+    images, labels = images_for(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [step(images, labels, 2) for step in (compiled, stage)]
+    assert torch.equal(outputs[0].source_mask, outputs[1].source_mask)
+    torch.testing.assert_close(outputs[0].loss, outputs[1].loss, rtol=1e-2, atol=1e-2)
+
+
+def test_nothing_but_the_number_of_the_window_depends_on_it(counter):
     """The regions as one graph with k as a tensor: no break, no new graph, no shape that follows k."""
-    from dali_mix.smmix.regions import find_windows, move_windows
-
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
 
     @torch.compile(backend=counter, fullgraph=True)
     def regions(images, attention, square):

@@ -25,6 +25,8 @@ MORE = {
     "twins_pcpvt_small": {"depths": (1, 1, 1, 1)},
     "twins_svt_small": {"depths": (2, 2, 2, 2)},
 }
+LARGE = {"deit_small_patch16_224", "deit_base_patch16_224", "cait_xxs36_224", "pvt_small", "pvt_medium", "pvt_large"}
+NAMES = [pytest.param(name, marks=[pytest.mark.long] if name in LARGE else []) for name in [*PAPER, *MORE]]
 SIDES = {"deit": 14, "cait": 14, "pvt_": 7, "twin": 7}
 
 
@@ -33,7 +35,7 @@ def model_of(name, **options):
     return timm.create_model(name, num_classes=CLASSES, **({**PAPER, **MORE}[name] | options))
 
 
-@pytest.mark.parametrize("name", [*PAPER, *MORE])
+@pytest.mark.parametrize("name", NAMES)
 def test_two_steps_of_training(name):
     model = model_of(name, drop_path_rate=0.1).train()
     stage = SMMix(model, CLASSES)
@@ -87,8 +89,9 @@ def test_probe_sees_the_last_attention_of_pvt():
     images, inputs = torch.randn(2, 3, 224, 224), []
     layer = model.block4[-1].attn
     handle = layer.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
-    _, attention = SMMix(model, CLASSES).probe(images)
+    model(images)
     handle.remove()
+    _, attention = SMMix(model, CLASSES).probe(images)
     (x,) = inputs
     heads, width = layer.num_heads, x.shape[-1] // layer.num_heads
     q, k = layer.q(x), layer.kv(x)[..., : x.shape[-1]]
@@ -107,7 +110,7 @@ def test_tokens_are_those_the_head_reads(name):
     stage = SMMix(model, CLASSES)
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        logits, tokens = stage._adapter.logits_and_tokens(images)
+        logits, tokens = stage._finish(stage._trunk(images), stage.grid(images.shape[-2:]))
         torch.testing.assert_close(logits, model(images))
         assert tokens.shape == (2, SIDES[name[:4]] ** 2, model.num_features)
         if name in MORE:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError
@@ -17,9 +18,15 @@ from dali_mix.errors import ConfigError
 _FAMILIES: dict[type[nn.Module], type[Adapter]] = {}
 _AdapterType = TypeVar("_AdapterType", bound="type[Adapter]")
 
+ALL_TOKENS = slice(None)
+CLASS_TOKEN = slice(0, 1)
+
 
 class Adapter(ABC):
-    """Reads attention and tokens from one family of models.
+    """Runs one family of models in two parts, cut before the block of the last attention.
+
+    Both ends give the logits of ``model(images)``: :meth:`finish` with the tokens, for training, :meth:`observe`
+    with the attention.  The parts are plain functions of tensors: no hook has to fire, and each can be compiled.
 
     Args:
         model: of the type that the adapter is registered for.
@@ -45,20 +52,34 @@ class Adapter(ABC):
     def __init__(self, model: nn.Module) -> None: ...
 
     @abstractmethod
-    def projections(self) -> Sequence[nn.Module]:
-        """The layers whose outputs :meth:`received` needs, in the order in which a forward runs them."""
+    def trunk(self, images: Tensor) -> Tensor:
+        """What enters the block of the last attention, (B, N, D), from images (B, 3, H, W)."""
 
     @abstractmethod
-    def received(self, *outputs: Tensor) -> Tensor:
-        """What each image token receives in the last attention, float32 (B, h*w).
+    def finish(self, hidden: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The rest of the forward.
 
         Args:
-            outputs: of :meth:`projections`, from one forward.
+            hidden: from :meth:`trunk`.
+            grid: (h, w).
+
+        Returns:
+            logits (B, K) and the image tokens after the final norm (B, h*w, D).
         """
 
     @abstractmethod
-    def logits_and_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and the image tokens after the final norm (B, h*w, D), from one forward."""
+    def observe(self, hidden: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The rest of the forward with the last attention written out; for a model in eval mode.
+
+        The fused kernel keeps its attention to itself.  What no logit depends on is left out.
+
+        Args:
+            hidden: from :meth:`trunk`.
+            grid: (h, w).
+
+        Returns:
+            logits (B, K) and what each image token receives in the last attention, float32 (B, h*w).
+        """
 
     def classify(self, features: Tensor) -> Tensor:
         """The model's own classifier on normed features (B, D)."""
@@ -77,49 +98,6 @@ class Adapter(ABC):
                 f"the patch size {cell_h} x {cell_w} must divide the image size, got {height} x {width} pixels"
             )
         return height // cell_h, width // cell_w
-
-    def logits_and_received(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) of a plain forward, and what each image token receives, float32 (B, h*w).
-
-        The fused kernel of the model keeps its attention to itself, so that of the last layer is
-        computed a second time, from the query and key that it has just projected.
-        """
-        outputs: list[Tensor] = []
-
-        def record(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            outputs.append(output)
-
-        handles = [layer.register_forward_hook(record) for layer in self.projections()]
-        try:
-            logits = self.model(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return logits, self.received(*outputs)
-
-
-class JointProjectionAdapter(Adapter):
-    """For transformers of one width, with one layer that projects query, key and value together."""
-
-    _attention: Any
-
-    def _read(self, model: Any, attention: Any) -> None:
-        self.model = model
-        self.width = int(model.num_features)
-        self.prefix = int(model.num_prefix_tokens)
-        self.cell_px = tuple(model.patch_embed.patch_size)
-        self._attention = attention
-
-    def projections(self) -> Sequence[nn.Module]:
-        """The joint projection of the last attention."""
-        return [self._attention.qkv]
-
-    def _query_and_key(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
-        """Both (B, A, N, D / A), from the projection (B, N, 3 * D)."""
-        batch, tokens, width = qkv.shape
-        heads = self._attention.num_heads
-        q, k, _ = qkv.reshape(batch, tokens, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k
 
 
 def serves(model_type: type[nn.Module]) -> Callable[[_AdapterType], _AdapterType]:
@@ -140,6 +118,7 @@ def adapter_for(model: nn.Module) -> Adapter:
     """
     for ancestor in type(model).__mro__:
         if ancestor in _FAMILIES:
+            _check_forward(model, ancestor)
             return _FAMILIES[ancestor](model)
     if type(model).__name__ in ("OptimizedModule", "DistributedDataParallel", "DataParallel"):
         raise ConfigError(
@@ -151,6 +130,44 @@ def adapter_for(model: nn.Module) -> Adapter:
         f"SMMix cannot serve {type(model).__name__}: it needs image tokens and their attention to each other; use one "
         f"of {works}; or train this model with --cutmix / --mixup"
     )
+
+
+def _check_forward(model: nn.Module, served: Any) -> None:
+    """An adapter writes the forward of its family out: another one would be passed over in silence."""
+    for name in ("forward", "forward_features"):
+        if not same_method(model, served, name):
+            raise ConfigError(
+                f"SMMix cannot serve {type(model).__name__}: it has its own {name}, which SMMix does not run; register "
+                f"an adapter for it, or use {served.__name__} itself"
+            )
+
+
+def same_method(module: nn.Module, expected: Any, name: str = "forward") -> bool:
+    """Whether a module runs the method of an expected type, and not one of its own."""
+    return getattr(type(module), name) is getattr(expected, name)
+
+
+def run_block(block: nn.Module, *inputs: Any, checkpointed: bool) -> Tensor:
+    """A block's output; recomputed in the backward pass if ``checkpointed``."""
+    if checkpointed and torch.is_grad_enabled():
+        return checkpoint(block, *inputs)
+    return block(*inputs)
+
+
+def softmax_attention(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """float32 (B, A, N, N) from query and key (B, A, N, D / A)."""
+    return torch.softmax((q * scale) @ k.transpose(-2, -1), dim=-1, dtype=torch.float32)
+
+
+def attend(weights: Tensor, values: Tensor, queries: slice) -> Tensor:
+    """The output (B, n, D) of an attention for some of its queries.
+
+    Args:
+        weights: (B, A, N, N), after the softmax.
+        values: (B, A, N, D / A).
+        queries: n of the N tokens.
+    """
+    return (weights[:, :, queries].to(values.dtype) @ values).transpose(1, 2).flatten(2)
 
 
 def mean_received(weights: Tensor, prefix: int) -> Tensor:
@@ -166,6 +183,7 @@ def mean_received(weights: Tensor, prefix: int) -> Tensor:
     return weights[:, :, prefix:, prefix:].mean(dim=(1, 2))
 
 
-def softmax_attention(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """float32 (B, A, N, N) from query and key (B, A, N, D / A)."""
-    return torch.softmax(((q * scale) @ k.transpose(-2, -1)).float(), dim=-1)
+def joint_query_key_value(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Three of (B, A, N, D / A) from tokens (B, N, D), by an attention with one projection for all."""
+    qkv = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1))
+    return qkv.permute(2, 0, 3, 1, 4).unbind(0)

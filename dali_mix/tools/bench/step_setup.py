@@ -12,7 +12,6 @@ from torch import nn
 
 from dali_mix.data import scan_image_folder
 from dali_mix.errors import ConfigError
-from dali_mix.smmix import SMMix
 from dali_mix.smmix.families import adapter_for
 from dali_mix.train.building import build_trainer, compile_modules, create_loss, create_model, create_stage
 from dali_mix.train.config import build_parser
@@ -96,11 +95,10 @@ def compiled(trainer: Trainer, settings: argparse.Namespace, backend: str, mode:
     """
     tensors = [*trainer.step.parameters(), *trainer.step.buffers()]
     step = copy.deepcopy(trainer.step, {id(tensor): tensor for tensor in tensors})
-    model, stage = step.get_submodule("model"), step.stage
-    assert stage is None or isinstance(stage, SMMix)
-    compile_modules(argparse.Namespace(**{**vars(settings), "torchcompile": backend, "torchcompile_mode": mode}),
-        model, stage)  # fmt: skip
-    return dataclasses.replace(trainer, step=step, model=model, stage=stage)
+    assert isinstance(step, TrainStep)
+    named = vars(settings) | {"torchcompile": backend, "torchcompile_mode": mode}
+    compile_modules(argparse.Namespace(**named), step, trainer.world.device)
+    return dataclasses.replace(trainer, step=step, model=step.model, stage=step.stage)
 
 
 def open_loaders(setup: Setup, mixes: list[str]) -> dict[str, Any]:
