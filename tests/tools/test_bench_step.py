@@ -16,6 +16,19 @@ MODEL = "--device cpu --model vit_tiny_patch16_224 --model-kwargs patch_size=8 e
 TINY_STEP = ["step", *MODEL, *"--img-size 32 -b 4 --num-classes 10 --rounds 2".split()]
 
 
+# Dynamo looks at it itself.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other take seconds where other work has the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def measure(tmp_path, capsys):
     """Run the benchmark: its record, and what it printed."""
