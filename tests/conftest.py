@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Before torch starts its threads, and for the processes that tests start: several pools of threads on few cores, of
+# which each waits by spinning, make a run of the tiny models here take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 

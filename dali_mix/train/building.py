@@ -24,8 +24,9 @@ from dali_mix.smmix import SMMix
 from dali_mix.smmix.losses import soft_cross_entropy
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
-from dali_mix.train.optimization import Precision, Updater, create_ema, create_optimizer, create_scheduler
+from dali_mix.train.optimization import Precision, create_ema, create_optimizer, create_scheduler
 from dali_mix.train.step import TrainStep
+from dali_mix.train.updater import Updater
 from dali_mix.train.weights import load_weights
 
 Loss = Callable[[Tensor, Tensor], Tensor]

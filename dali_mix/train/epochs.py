@@ -222,7 +222,7 @@ class Epochs:
     def _after_update(self, epoch: int, tally: Tally, stop: bool) -> None:
         if stop:
             self._stop(epoch)
-        if self._saver.due:
+        if self._saver.is_due():
             self._save(Position(epoch, tally.batches))
 
     def _save(self, position: Position) -> bool:

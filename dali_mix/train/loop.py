@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from dali_mix.data import Batch, TolerantLoader
 from dali_mix.smmix import SMMix
 from dali_mix.train.distributed import World, shared_rng
-from dali_mix.train.optimization import Updater
+from dali_mix.train.reading import Reading
 from dali_mix.train.report import Progress
-from dali_mix.train.step import StepLosses
 from dali_mix.train.tally import Tally
+from dali_mix.train.undo import Kept
+from dali_mix.train.updater import Updater
 
 _log = logging.getLogger(__name__)
 
@@ -42,18 +44,20 @@ class Trainer:
         scheduler: timm's.
         world: this rank.
         seed: for what all ranks draw alike.
-        log_interval: batches between readings of the loss, each of which waits for the device.
+        log_interval: batches between the losses that are shown.
         watch: called with every batch before its step, and the window side drawn for it.
         accumulate: batches per update.
         ema: moving average of the weights, or None.
         synchronize: wait for the device after every step.
         nonfinite_limit: updates in a row that are skipped, because of a loss or gradient that is not finite, before
-            training stops; 0 does not look, which saves waiting for the device after every backward.
+            training stops; 0 does not look.
         must_stop: whether this rank has been asked to stop.
-        after_update: called after every update with the epoch, its tally, and whether any rank must stop.
+        after_update: called after every update with the epoch, its tally, and whether to stop; what has become of that
+            update is known after :meth:`settle`.  Of several ranks one that must stop is heard an update later.
         updates: done so far in the run; skipped ones count, as the schedule goes on.
         skipped: the newest updates in a row that were skipped.
         last_finite: number of the newest update that was not.
+        waited_s: time in seconds that this host has waited for the device.
     """
 
     step: nn.Module
@@ -74,10 +78,13 @@ class Trainer:
     updates: int = 0
     skipped: int = 0
     last_finite: int = 0
-    _statistics: _BatchNormStatistics = field(init=False)
+    waited_s: float = 0.0
+    _statistics: Kept = field(init=False)
+    _pending: _Pending | None = field(init=False, default=None)
+    _stop_agreed: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self._statistics = _BatchNormStatistics(self.model)
+        self._statistics = Kept(_norm_statistics(self.model))
 
     def updates_per_epoch(self, batches: int) -> int:
         """Updates in an epoch of so many batches; the last one may hold fewer."""
@@ -91,8 +98,8 @@ class Trainer:
         self.step.train()
         self.updater.optimizer.zero_grad(set_to_none=True)
         steps = min(len(loader), max_steps or len(loader))
-        losses: list[StepLosses] = []
-        smmix = 0
+        losses: list[Tensor] = []
+        smmix, due = 0, False
         for index, batch in _numbered(loader, tally, steps):
             batch = batch.to(self.world.device)  # elsewhere only with --dali-device
             square = self._draw_square(batch, epoch, index)
@@ -109,10 +116,11 @@ class Trainer:
             tally.add_batch(count)
             smmix += batch.branch == "smmix"
             progress.advance(count)
-            if index % self.log_interval == 0 or index == steps - 1:
-                self._show(progress, epoch, tally, losses[-1].loss.item(), steps)
+            due = due or index % self.log_interval == 0 or index == steps - 1
             if index == last - 1:
-                self._end_group(losses, smmix, epoch, tally)
+                show = partial(self._show, progress, epoch, tally, steps) if due else None
+                self._end_group(losses, _Group(epoch, tally, len(losses), smmix, show), last=index == steps - 1)
+                due = False
         if hasattr(self.updater.optimizer, "sync_lookahead") and not tally.closed:
             self.updater.optimizer.sync_lookahead()  # as timm's trainer: what is evaluated are the slow weights
 
@@ -127,43 +135,108 @@ class Trainer:
         sides = self.stage.sides(self.stage.grid(batch.images.shape[-2:]))
         return int(shared_rng(self.seed, epoch, index).integers(sides.start, sides.stop))
 
-    def _train_batch(self, batch: Batch, square: int | None, group: int, exchange: bool) -> StepLosses:
-        """Forward and backward of one of the ``group`` batches of an update."""
+    def _train_batch(self, batch: Batch, square: int | None, group: int, exchange: bool) -> Tensor:
+        """Forward and backward of one of the ``group`` batches of an update; returns its losses, (4,)."""
         with self._gradient_exchange(exchange):
             with self.updater.precision.autocast():
                 losses = self.step(batch, square)
             self.updater.backward(losses.loss / group if group > 1 else losses.loss)
-        return StepLosses(*(part.detach() for part in losses))
+        return torch.stack([part.detach() for part in losses])
 
-    def _end_group(self, losses: list[StepLosses], smmix: int, epoch: int, tally: Tally) -> None:
-        """The update, unless something is not finite; all ranks decide alike."""
-        sums = torch.stack([torch.stack(part) for part in losses]).double()
-        if self.nonfinite_limit and not self._finite(sums):
-            self._skip(epoch, tally)
-        else:
-            self.skipped, self.last_finite = 0, self.updates + 1
-            tally.add_losses(sums, smmix)
-            self.updater.update()
-            if self.ema is not None:
-                self.ema.update(self.model, step=self.updates + 1)
+    def _end_group(self, losses: list[Tensor], group: _Group, *, last: bool) -> None:
+        """The update, of which the device leaves no trace where something is not finite; all ranks decide alike."""
+        self.settle()
+        sums = torch.stack(losses).double()
+        finite = self.updater.clip_gradients(look=bool(self.nonfinite_limit))
+        refused, stop = self._agree(sums, finite)
+        revoked = self.updater.update(refused)
+        if refused is not None:
+            self._statistics.put_back(refused)
+        if self.ema is not None:
+            self._update_average(self.ema, revoked)
         self.updates += 1
         self.scheduler.step_update(self.updates)
+        group.tally.add_losses(sums, refused)
+        self._pending = self._pend(group, refused, revoked, stop, sums[-1, 0])
         if self.synchronize and self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)
-        self.after_update(epoch, tally, self.world.any(self.must_stop()))
+        if last:
+            self.settle()
+        self.after_update(group.epoch, group.tally, self._stop_agreed or (self.world.size == 1 and self.must_stop()))
 
-    def _finite(self, losses: Tensor) -> bool:
-        """Whether the update may be made, by the losses of all ranks and the gradient."""
-        finite = losses.isfinite().all() & self.updater.gradients_finite().to(losses.device)
-        return not self.world.reduce_sum((~finite).double()).item()
+    def _agree(self, losses: Tensor, finite: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What the ranks tell each other, in one exchange on the device: whether to refuse the update, and to stop.
 
-    def _skip(self, epoch: int, tally: Tally) -> None:
-        """Forget an update: the weights stay, and so do the BatchNorm statistics that its forward has spoilt."""
-        self.updater.skip()
-        self._statistics.restore()
+        Returns:
+            float32 () each, 0 or 1; None for what nobody asks.
+        """
+        device, alone = losses.device, self.world.size == 1
+        refused = stop = None
+        if self.nonfinite_limit:
+            all_finite = losses.isfinite().all()
+            refused = (~(all_finite if finite is None else all_finite & finite)).float()
+        if not alone:
+            # Filled by the device: a copy from the host would wait for it.
+            stop = torch.full((), float(self.must_stop()), device=device)
+            flags = self.world.reduce_sum(torch.stack([stop if refused is None else refused, stop])).clamp(max=1)
+            refused, stop = None if refused is None else flags[0], flags[1]
+        return refused, stop
+
+    def _update_average(self, ema: ModelEmaV3, revoked: Tensor | None) -> None:
+        if revoked is None:
+            ema.update(self.model, step=self.updates + 1)
+        elif ema.device is not None and ema.device != revoked.device:
+            # On the host, which waits for the weights in any case.
+            if not Reading(revoked[None]).wait()[0]:
+                ema.update(self.model, step=self.updates + 1)
+        else:
+            kept = Kept(ema.module.state_dict().values())
+            ema.update(self.model, step=self.updates + 1)
+            kept.put_back(revoked)
+
+    def _pend(
+        self, group: _Group, refused: Tensor | None, revoked: Tensor | None, stop: Tensor | None, loss: Tensor
+    ) -> _Pending:
+        """What will be known of the update that has just been launched."""
+        reading = None
+        answers = (refused, revoked, stop)
+        if group.show is not None or any(answer is not None for answer in answers):
+            zero = torch.zeros_like(loss)
+            known = [zero if answer is None else answer.to(loss) for answer in answers]
+            reading = Reading(torch.stack([*known, loss]))
+        return _Pending(group, group.tally.batches, self.updates, reading)
+
+    def settle(self) -> None:
+        """Take in what has become of the newest update; needed before the next one and before a state is saved.
+
+        It is read only here, when the device has long gone on to the next update: launching that one does not wait.
+
+        Raises:
+            TrainingError: if too many updates in a row were refused.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        start = time.perf_counter()
+        refused, revoked, stop, loss = pending.reading.wait() if pending.reading else (0.0, 0.0, 0.0, math.nan)
+        self.waited_s += time.perf_counter() - start
+        if revoked:
+            self.updater.forget()
+        self._stop_agreed = bool(stop)
+        group = pending.group
+        if refused:
+            self._count_refused(pending)
+        else:
+            self.skipped, self.last_finite = 0, pending.number
+            group.tally.count_update(group.batches, group.smmix)
+        if group.show is not None:
+            group.show(loss)
+
+    def _count_refused(self, pending: _Pending) -> None:
+        tally = pending.group.tally
         self.skipped += 1
         tally.skipped += 1
-        where = f"epoch {epoch + 1}, batch {tally.batches}"
+        where = f"epoch {pending.group.epoch + 1}, batch {pending.batch}"
         if self.skipped >= self.nonfinite_limit:
             raise TrainingError(
                 f"the loss or its gradient was not finite in {self.skipped} updates in a row, the last at {where} "
@@ -178,7 +251,7 @@ class Trainer:
             return nullcontext()
         return self.step.no_sync()
 
-    def _show(self, progress: Progress, epoch: int, tally: Tally, loss: float, steps: int) -> None:
+    def _show(self, progress: Progress, epoch: int, tally: Tally, steps: int, loss: float) -> None:
         share = tally.batches / steps
         speed = {"img_per_s": tally.img_per_s, "data_wait": tally.data_wait}
         progress.show(epoch, share, loss, tally.lr, **speed)
@@ -192,22 +265,46 @@ class Trainer:
         )
 
 
-class _BatchNormStatistics:
-    """The running statistics of a model, as they were before a forward."""
+@dataclass(frozen=True)
+class _Group:
+    """The batches of an update.
 
-    def __init__(self, model: nn.Module) -> None:
-        norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-        self._live = [buffer for norm in norms for buffer in norm.buffers()]
-        self._kept: list[Tensor] = []
+    Fields:
+        epoch, tally: that they belong to.
+        batches: how many.
+        smmix: those of them that SMMix mixed.
+        show: to be called with their last loss, None if nobody wants to see it.
+    """
 
-    def keep(self) -> None:
-        if self._live:
-            self._kept = self._kept or [buffer.clone() for buffer in self._live]
-            torch._foreach_copy_(self._kept, self._live)
+    epoch: int
+    tally: Tally
+    batches: int
+    smmix: int
+    show: Callable[[float], None] | None
 
-    def restore(self) -> None:
-        if self._live:
-            torch._foreach_copy_(self._live, self._kept)
+
+@dataclass(frozen=True)
+class _Pending:
+    """An update that has been launched, and of which the host does not know yet what became of it.
+
+    Fields:
+        group: its batches.
+        batch: number of the last of them in its epoch.
+        number: of the update in the run.
+        reading: whether it was refused and revoked, whether any rank must stop, and the loss; None if nobody asks.
+    """
+
+    group: _Group
+    batch: int
+    number: int
+    reading: Reading | None
+
+
+def _norm_statistics(model: nn.Module) -> Iterator[Tensor]:
+    """The running statistics of a model, which a forward changes."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            yield from module.buffers()
 
 
 def _numbered(loader: TolerantLoader, tally: Tally, steps: int) -> Iterator[tuple[int, Batch]]:

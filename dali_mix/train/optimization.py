@@ -1,4 +1,4 @@
-"""Optimizer, schedule, mixed precision and moving average: what turns a loss into new weights."""
+"""Optimizer, schedule, mixed precision and moving average of a run, from its settings."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import ModelEmaV3, dispatch_clip_grad
-from torch import Tensor, nn
+from timm.utils import ModelEmaV3
+from torch import nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
 from dali_mix.train.distributed import World
 
 _log = logging.getLogger(__name__)
+
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+KERNELS = {"foreach", "fused", "capturable", "differentiable"}
+"""Settings of torch's optimizers that choose how a step is computed."""
 
 
 def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | None, world: World) -> Any:
@@ -33,7 +37,7 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     twice = sorted(settings.keys() & args.opt_kwargs)
     if twice:
         raise ConfigError(f"--opt-kwargs {twice[0]} has a flag of its own; use that")
-    settings |= args.opt_kwargs
+    settings = _fused(args.opt, args.opt_kwargs) | settings | args.opt_kwargs
     try:
         optimizer = create_optimizer_v2(model, **settings)
     except (ValueError, AssertionError, TypeError, ImportError, AttributeError) as error:
@@ -44,6 +48,12 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
         optimizer.add_param_group({"params": [stage.token_head.weight], "weight_decay": args.weight_decay})
         optimizer.add_param_group({"params": [stage.token_head.bias], "weight_decay": 0.0})
     return optimizer
+
+
+def _fused(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Ask for the fused kernels of torch's optimizers that heed ``found_inf``, unless the user has asked for others."""
+    base = get_optimizer_class(name.lower().removeprefix("lookahead_"), bind_defaults=False)
+    return {"fused": True} if base in _FUSED and not chosen.keys() & KERNELS else {}
 
 
 def learning_rate(args: argparse.Namespace, world_size: int) -> float:
@@ -99,55 +109,3 @@ class Precision:
     def autocast(self) -> AbstractContextManager:
         """The context for a forward."""
         return torch.autocast(self.device, self.dtype, enabled=self.enabled)
-
-
-@dataclass
-class Updater:
-    """Backward passes and, after the last batch of an update, the update.
-
-    Fields:
-        optimizer: of timm.
-        precision: holds the loss scaler.
-        clipped: parameters whose gradients are clipped.
-        clip: value of ``--clip-grad``, None for no clipping.
-        clip_mode: "norm", "value" or "agc".
-    """
-
-    optimizer: torch.optim.Optimizer
-    precision: Precision
-    clipped: list[nn.Parameter]
-    clip: float | None = None
-    clip_mode: str = "norm"
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss to the parameters'."""
-        self.precision.scaler.scale(loss).backward()
-
-    def gradients_finite(self) -> Tensor:
-        """Whether the summed gradient is finite, a bool on its device; all ranks get the same answer.
-
-        With a loss scaler always true: it makes gradients overflow on purpose, and skips those updates itself.
-        """
-        gradients = [
-            parameter.grad
-            for group in self.optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        if self.precision.scaler.is_enabled() or not gradients:
-            return torch.tensor(True)
-        return nn.utils.get_total_norm(gradients).isfinite()
-
-    def skip(self) -> None:
-        """Forget the summed gradient."""
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def update(self) -> None:
-        """One step of the optimizer on the summed gradient, which is then gone."""
-        scaler = self.precision.scaler
-        if self.clip is not None:
-            scaler.unscale_(self.optimizer)
-            dispatch_clip_grad(self.clipped, value=self.clip, mode=self.clip_mode)
-        scaler.step(self.optimizer)
-        scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)

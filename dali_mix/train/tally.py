@@ -30,7 +30,7 @@ class Tally:
         img_size: of the newest batch, in pixels.
         closed: the epoch is trained and what follows it is done; only the evaluation is missing.
         earlier: seconds that other processes have worked on the epoch.
-        sums: float64, of each of :class:`StepLosses`.
+        sums: float64, of each of :class:`StepLosses`, on the device; None before the first.
     """
 
     batches: int = 0
@@ -43,7 +43,7 @@ class Tally:
     img_size: int = 0
     closed: bool = False
     earlier: float = 0.0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(len(StepLosses._fields), dtype=torch.float64))
+    sums: Tensor | None = None
     _start: float = field(default_factory=time.perf_counter)
 
     def start(self) -> None:
@@ -55,16 +55,27 @@ class Tally:
         self.batches += 1
         self.images += images
 
-    def add_losses(self, losses: Tensor, smmix_batches: int) -> None:
-        """Add the losses of an update.
+    def add_losses(self, losses: Tensor, refused: Tensor | None = None) -> None:
+        """Add the losses of an update; nothing waits for the device.
 
         Args:
             losses: float64 (batches, losses).
+            refused: () on their device, not 0 if the update was not made and they do not count.
+        """
+        added = losses.sum(0)
+        if refused is not None:
+            added = torch.where(refused > 0, torch.zeros_like(added), added)
+        self.sums = added if self.sums is None else self.sums.to(added.device) + added
+
+    def count_update(self, batches: int, smmix_batches: int) -> None:
+        """Count an update that was made.
+
+        Args:
+            batches: whose losses were added.
             smmix_batches: those of these batches that SMMix mixed.
         """
+        self.summed_batches += batches
         self.smmix_batches += smmix_batches
-        self.sums = self.sums.to(losses.device) + losses.sum(0)
-        self.summed_batches += len(losses)
 
     @property
     def seconds(self) -> float:
@@ -94,7 +105,7 @@ class Tally:
             "data_wait": self.data_wait,
         }
         counts = torch.tensor([self.summed_batches, self.smmix_batches], dtype=torch.float64, device=world.device)
-        sums = world.reduce_sum(torch.cat([self.sums.to(world.device), counts]))
+        sums = world.reduce_sum(torch.cat([self._sums.to(world.device), counts]))
         loss, classification, fine_grained, consistency, batches, smmix_batches = sums.tolist()
         if batches:
             row |= {"train_loss": loss / batches, "train_classification": classification / batches}
@@ -105,10 +116,14 @@ class Tally:
             }
         return row
 
+    @property
+    def _sums(self) -> Tensor:
+        return torch.zeros(len(StepLosses._fields), dtype=torch.float64) if self.sums is None else self.sums
+
     def state_dict(self) -> dict[str, Any]:
         """Plain types and a tensor."""
         counts = {name: getattr(self, name) for name in _COUNTS}
-        return counts | {"earlier": self.seconds, "sums": self.sums.cpu()}
+        return counts | {"earlier": self.seconds, "sums": self._sums.cpu()}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Tally:

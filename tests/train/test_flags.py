@@ -35,9 +35,9 @@ def seen(monkeypatch):
         kept["trainer"], kept["epochs"] = trainer, number
         return trainer, number
 
-    def update(self, original=loop.Updater.update):
+    def update(self, refused=None, original=loop.Updater.update):
         kept["rates"].append(self.optimizer.param_groups[0]["lr"])
-        original(self)
+        return original(self, refused)
 
     monkeypatch.setattr(epochs, "build_trainer", build)
     monkeypatch.setattr(loop.Updater, "update", update)
@@ -78,9 +78,9 @@ def test_accumulation_makes_fewer_updates_of_the_same_gradient(train, seen, tmp_
 def test_accumulated_gradients_are_those_of_the_whole_batch(train, monkeypatch):
     kept = []
 
-    def update(self, original=loop.Updater.update):
+    def update(self, refused=None, original=loop.Updater.update):
         kept.append([parameter.grad.clone() for parameter in self.clipped])
-        original(self)
+        return original(self, refused)
 
     monkeypatch.setattr(loop.Updater, "update", update)
     common = ["--epochs", 1, "--no-aug", "--bench-steps"]

@@ -52,13 +52,18 @@ class Saver:
         """Name the checkpoint that the run began with."""
         self._saved.append((self._trainer.updates, path))
 
-    @property
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether the number of updates asks for a checkpoint.
 
         Not while updates are skipped: the weights are under suspicion, and must not push out those before.
+
+        Raises:
+            TrainingError: if too many updates were skipped.
         """
-        return self._every is not None and self._trainer.updates % self._every == 0 and not self._trainer.skipped
+        if self._every is None or self._trainer.updates % self._every:
+            return False
+        self._trainer.settle()
+        return not self._trainer.skipped
 
     def save(self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]) -> bool:
         """Write a checkpoint.  If that fails training goes on, with a warning and the checkpoints there are.
@@ -92,6 +97,7 @@ class Saver:
             TrainingError: if the weights are not finite.
         """
         trainer = self._trainer
+        trainer.settle()
         self._check_weights(position)
         own = own_state(trainer, {"loader": loader.state_dict(), "tally": tally.state_dict()})
         everyone = trainer.world.gather(own)

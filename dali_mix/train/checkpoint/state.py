@@ -23,6 +23,7 @@ from torch import nn
 
 from dali_mix.train.checkpoint.store import CheckpointError, verify
 from dali_mix.train.loop import Trainer
+from dali_mix.train.optimization import KERNELS
 from dali_mix.train.weights import weights_bytes
 
 _WEIGHTS, _AVERAGE, _SHARED, _FACTS = "model.safetensors", "model_ema.safetensors", "state.pt", "run.pt"
@@ -131,10 +132,16 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
     """
     optimizer = trainer.updater.optimizer
     content = state["optimizer"]
-    if not exact:
-        groups = zip(optimizer.state_dict()["param_groups"], content["param_groups"], strict=False)
-        # The rest of what a group has is state, as the step count of timm's lamb and adan.
-        content = content | {"param_groups": [other | own | {"params": other["params"]} for own, other in groups]}
+    groups = zip(optimizer.state_dict()["param_groups"], content["param_groups"], strict=False)
+    if len(content["param_groups"]) == len(optimizer.param_groups):
+        # How a step is computed is this process's choice.  Where settings are too, the rest of what a group has is
+        # state, as the step count of timm's lamb and adan.
+        content = content | {
+            "param_groups": [
+                saved | {name: own[name] for name in own if name != "params" and (name in KERNELS or not exact)}
+                for own, saved in groups
+            ]
+        }
     try:
         optimizer.load_state_dict(content)
         if state["scaler"] or exact:

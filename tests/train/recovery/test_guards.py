@@ -14,7 +14,6 @@ import torch
 from dali_mix.train import step
 from dali_mix.train.checkpoint.saver import Saver
 from dali_mix.train.checkpoint.store import CheckpointStore, verify
-from dali_mix.train.optimization import Updater
 from tests.train.conftest import FAST, TINY
 from tests.train.recovery.runs import assert_same_result, rows_of
 from tests.train.test_run import ENTRY, run_command
@@ -56,17 +55,9 @@ def test_an_update_that_is_not_finite_is_skipped(train, tmp_path, poison, extra)
     assert all(0 < float(row["train_loss"]) < 10 for row in rows_of(tmp_path / "run"))
 
 
-def test_a_skipped_update_changes_nothing_but_the_schedule(train, tmp_path, poison, monkeypatch):
-    kept = []
-
-    def update(self, original=Updater.update):
-        original(self)
-        kept.append([parameter.detach().clone() for parameter in self.clipped])
-
+def test_a_skipped_update_changes_nothing_but_the_schedule(train, tmp_path, poison):
     poison(lambda call: call == 7)
-    monkeypatch.setattr(Updater, "update", update)
     train("--experiment", "run", "--checkpoint-steps", 1, "--checkpoint-hist", 100, "--epochs", 1, defaults=CNN)
-    assert len(kept) == 6
     state = torch.load(tmp_path / "run" / "checkpoints" / "checkpoint-0-6" / "state.pt", weights_only=True)
     final = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     before = safetensors.torch.load_file(tmp_path / "run" / "checkpoints" / "checkpoint-0-6" / "model.safetensors")
