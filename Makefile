@@ -26,7 +26,7 @@ demo: .venv/installed
 	$(BIN)/python train_imagenet.py --demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

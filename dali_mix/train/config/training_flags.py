@@ -126,7 +126,7 @@ def add_run(group: argparse._ArgumentGroup) -> None:
     add("--bench-steps", type=positive_int, metavar="N", help="run N updates, report img/s, and stop")
     add("--output", type=Path, default=Path("output"), metavar="DIR", help="where runs are written")
     add("--experiment", default="", metavar="NAME", help="folder of this run below --output; default: time and model")
-    add("--log-interval", type=positive_int, default=50, metavar="N", help="batches between readings of the loss")
+    add("--log-interval", type=positive_int, default=50, metavar="N", help="batches between the losses that are shown")
     add("--val-interval", type=positive_int, default=1, metavar="N", help="epochs between evaluations")
     add("--eval-metric", default="top1", choices=("top1", "top5", "loss"), help="what the best epoch is best in")
     add("--log-wandb", action=_SWITCH, default=False, help="log to Weights & Biases too")
