@@ -41,7 +41,7 @@ class Phase(NamedTuple):
         seconds: of all together, on the wall.
         images: on all ranks.
         data_wait_s: seconds that the step waited for data.
-        host_wait_s: seconds that the host waited for the device; None where the trainer does not count them.
+        host_wait_s: seconds that the host waited for the device.
         peak_bytes: most memory that torch held on a GPU; None on the CPU.
     """
 
@@ -49,7 +49,7 @@ class Phase(NamedTuple):
     seconds: float
     images: int
     data_wait_s: float
-    host_wait_s: float | None
+    host_wait_s: float
     peak_bytes: int | None
 
 
@@ -95,7 +95,7 @@ class Benchmark:
         trainer.world.wait()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        host_waited = getattr(trainer, "waited_s", None)
+        host_waited = trainer.waited_s
         self._clock.start()
         parts = []
         while updates:
@@ -108,7 +108,7 @@ class Benchmark:
             seconds,
             int(images),
             data_wait_s,
-            None if host_waited is None else getattr(trainer, "waited_s", 0.0) - host_waited,
+            trainer.waited_s - host_waited,
             torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
         )
 
@@ -177,11 +177,9 @@ def _lines(
         ("update", f"{1000 * median:.1f} ms ({1000 * low:.1f}..{1000 * high:.1f}), median and quartiles"),
         ("data wait", f"{_over_ranks([phase.data_wait_s / phase.seconds for phase in steady], '.1%')} of the time"),
     ]  # fmt: skip
-    if all(phase.host_wait_s is not None for phase in steady):
-        waits = [1000 * (phase.host_wait_s or 0.0) / updates for phase in steady]
-        what = "in which the host waited for the device"
-        on_cpu = "" if world.device.type == "cuda" else "; on the CPU they are one"
-        lines.append(("host idle", f"{_over_ranks(waits, '.1f')} ms per update {what}{on_cpu}"))
+    waits = _over_ranks([1000 * phase.host_wait_s / updates for phase in steady], ".1f")
+    on_cpu = "" if world.device.type == "cuda" else "; on the CPU they are one"
+    lines.append(("host idle", f"{waits} ms per update in which the host waited for the device{on_cpu}"))
     peaks = [phase.peak_bytes for phase in steady if phase.peak_bytes is not None]
     if peaks:
         lines.append(("memory", f"{max(peaks) / 2**30:.2f} GiB at most, by torch; the pipeline's is not in it"))
@@ -200,14 +198,13 @@ def _quartiles(values: Sequence[float]) -> list[float]:
 
 def _joined(phases: Sequence[Phase]) -> Phase:
     """Phases that followed each other, as one."""
-    host_waits = [phase.host_wait_s for phase in phases]
     peaks = [phase.peak_bytes for phase in phases if phase.peak_bytes is not None]
     return Phase(
         [seconds for phase in phases for seconds in phase.update_s],
         sum(phase.seconds for phase in phases),
         sum(phase.images for phase in phases),
         sum(phase.data_wait_s for phase in phases),
-        None if None in host_waits else sum(wait or 0.0 for wait in host_waits),
+        sum(phase.host_wait_s for phase in phases),
         max(peaks, default=None),
     )
 

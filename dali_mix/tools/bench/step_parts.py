@@ -52,8 +52,7 @@ class ByPart:
             stage = clock.lap()
         updater.backward(loss)
         backward = clock.lap()
-        if hasattr(updater, "clip_gradients"):
-            updater.clip_gradients()
+        updater.clip_gradients()
         updater.update()
         self.seconds.append([probe, regions, stage - probe - regions, backward, clock.lap()])
         return sum(self.seconds[-1])

@@ -126,14 +126,14 @@ class Alternative:
         synchronize(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        waited, start = _waited(trainer), time.perf_counter()
+        waited, start = trainer.waited_s, time.perf_counter()
         # Every segment as an epoch of its own: what is drawn for a batch depends on its number in it.
         trainer.train_epoch(self.batches, next(self._segments), progress, tally, max_steps=updates)  # type: ignore[arg-type]
         launched = time.perf_counter()
         synchronize(device)
         end = time.perf_counter()
         on_gpu = device.type == "cuda"
-        host_wait_s = _waited(trainer) - waited + end - launched if on_gpu else 0.0
+        host_wait_s = trainer.waited_s - waited + end - launched if on_gpu else 0.0
         peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
         share = sum(smmix) / len(smmix)
         return StepTime((end - start) / updates, host_wait_s / updates, tally.waited / updates, peak, share)
@@ -149,7 +149,3 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _waited(trainer: Trainer) -> float:
-    return float(getattr(trainer, "waited_s", 0.0))
