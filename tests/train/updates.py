@@ -49,7 +49,9 @@ def tiny_cnn():
 def build(flags, world=None, batches=8, model=None):
     """The trainer of a command line, for another model if one is given; its rate stays the same."""
     world = world or World(0, 1, torch.device("cpu"))
-    constant = "--data-dir . -b 6 --lr 1e-2 --sched step --decay-epochs 1000 --warmup-epochs 0 --device cpu"
+    constant = (
+        f"--data-dir . -b 6 --lr 1e-2 --sched step --decay-epochs 1000 --warmup-epochs 0 --device {world.device.type}"
+    )
     args = parse_args([*constant.split(), *flags.split()])
     torch.manual_seed(1)
     stage = None
