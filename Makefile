@@ -1,5 +1,6 @@
 # make demo   train a small ViT with SMMix on a data set made on the spot
 # make test   run the tests (the GPU ones too where there is a GPU)
+# make test-floor  run the tests that depend on PyTorch with the oldest one that is supported, in .venv-floor
 # make lint   ruff, mypy and clang-format
 # Each creates .venv and installs into it when that is missing or out of date.
 
@@ -9,10 +10,14 @@ EXTRA ?= $(shell nvidia-smi 2>/dev/null | grep -q 'CUDA Version: 12' && echo cud
 BIN := .venv/bin
 CXX_FILES = $(shell find dali_mix/native/src -type f)
 
-.PHONY: help demo test lint format clean
+# The oldest versions that pyproject.toml allows, and what is tested with them.
+FLOOR = torch==2.11.0 torchvision==0.26.0
+FLOOR_TESTS = tests/smmix tests/models tests/train/test_compile.py tests/train/test_updates.py
+
+.PHONY: help demo test test-floor lint format clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -28,6 +33,15 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 
+.venv-floor/installed: pyproject.toml constraints.txt
+	test -x .venv-floor/bin/python || $(PYTHON) -m venv .venv-floor
+	grep -vE '^(torch|torchvision|triton|cuda-|nvidia-(cu|nccl|nvjitlink|nvshmem|nvtx))' constraints.txt >.venv-floor/constraints.txt
+	.venv-floor/bin/python -m pip install --quiet --constraint .venv-floor/constraints.txt $(FLOOR) --editable '.[$(EXTRA),dev]'
+	@touch $@
+
+test-floor: .venv-floor/installed
+	.venv-floor/bin/python -m pytest -q --numprocesses 2 --dist worksteal $(FLOOR_TESTS)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,4 +54,4 @@ format: .venv/installed
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .venv-floor .pytest_cache .mypy_cache .ruff_cache build *.egg-info

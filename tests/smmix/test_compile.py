@@ -11,8 +11,11 @@ from dali_mix.smmix import SMMix
 from dali_mix.smmix.regions import find_windows, move_windows
 from tests.smmix.test_stage import CLASSES, batch_of
 
-# Dynamo looks at the gradient of whatever enters a graph, and hides this warning where warnings are not errors.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    # Dynamo looks at the gradient of whatever enters a graph, and hides this warning where warnings are not errors.
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),  # inductor of torch 2.11, of its own
+]
 
 PYRAMID = {"depths": (1, 1, 1, 2), "embed_dims": (8, 8, 16, 16), "num_heads": (1, 1, 2, 2)}
 TINY = {
@@ -108,17 +111,23 @@ def test_bfloat16_and_a_shared_head(counter):
     torch.testing.assert_close(outputs[0].loss, outputs[1].loss, rtol=1e-2, atol=1e-2)
 
 
-def test_nothing_but_the_number_of_the_window_depends_on_it(counter):
-    """The regions as one graph with k as a tensor: no break, no new graph, no shape that follows k."""
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_regions_are_one_graph_of_inductor_for_every_window_side(memory_format):
+    """No break, no new graph, no shape that follows k; and the same pixels in the same memory format."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("inductor")
 
     @torch.compile(backend=counter, fullgraph=True)
     def regions(images, attention, square):
-        return move_windows(images, find_windows(attention, square), square, (4, 4))
+        return move_windows(images, find_windows(attention, square), square, (4, 6))
 
-    images, attention = torch.randn(4, 3, 32, 32), torch.rand(4, 4, 4)
+    images = torch.randn(5, 3, 32, 48).contiguous(memory_format=memory_format)
     for square in (1, 2, 3):
+        attention = torch.rand(5, 4, 6)
         mixed, mask = regions(images, attention, torch.tensor(square))
-        expected, expected_mask = move_windows(images, find_windows(attention, square), square, (4, 4))
+        expected, expected_mask = move_windows(images, find_windows(attention, square), square, (4, 6))
         assert torch.equal(mixed, expected)
         assert torch.equal(mask, expected_mask)
+        assert mixed.is_contiguous(memory_format=memory_format)
+    assert not find_windows(torch.full((2, 4, 6), 0.1), torch.tensor(3)).source.any()
     assert counter.frame_count == 1
