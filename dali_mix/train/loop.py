@@ -80,11 +80,13 @@ class Trainer:
     last_finite: int = 0
     waited_s: float = 0.0
     _statistics: Kept = field(init=False)
+    _averaged: list[Tensor] = field(init=False)
     _pending: _Pending | None = field(init=False, default=None)
     _stop_agreed: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._statistics = Kept(_norm_statistics(self.model))
+        self._averaged = [] if self.ema is None else list(self.ema.module.state_dict().values())
 
     def updates_per_epoch(self, batches: int) -> int:
         """Updates in an epoch of so many batches; the last one may hold fewer."""
@@ -190,7 +192,7 @@ class Trainer:
             if not Reading(revoked[None]).wait()[0]:
                 ema.update(self.model, step=self.updates + 1)
         else:
-            kept = Kept(ema.module.state_dict().values())
+            kept = Kept(self._averaged)
             ema.update(self.model, step=self.updates + 1)
             kept.put_back(revoked)
 
