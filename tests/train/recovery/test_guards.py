@@ -19,7 +19,7 @@ from tests.train.recovery.runs import assert_same_result, rows_of
 from tests.train.test_run import ENTRY, run_command
 
 CNN = (
-    "--model resnet10t --img-size 32 -b 10 -j 2 --epochs 2 --lr 0.01 --warmup-epochs 0 --device cpu --cutmix 1".split()
+    "--model test_efficientnet --img-size 32 -b 10 -j 2 --epochs 2 --lr 0.01 --warmup-epochs 0 --device cpu --cutmix 1".split()
 )
 
 
