@@ -14,7 +14,9 @@ from tests.smmix.test_stage import CLASSES, batch_of
 pytestmark = [
     # Dynamo looks at the gradient of whatever enters a graph, and hides this warning where warnings are not errors.
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),  # inductor of torch 2.11, of its own
+    # Inductor of torch 2.11, of its own.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated"),
+    pytest.mark.filterwarnings("ignore:TypedStorage is deprecated"),
 ]
 
 PYRAMID = {"depths": (1, 1, 1, 2), "embed_dims": (8, 8, 16, 16), "num_heads": (1, 1, 2, 2)}
