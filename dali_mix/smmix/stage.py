@@ -168,6 +168,8 @@ class SMMix(nn.Module):
             attention, averaged over heads and image-token queries, not renormalised.
         """
         grid = self.grid(images.shape[-2:])
+        if self.probe_precision == "float32":
+            images = images.float()  # under mixed precision a pipeline delivers half-precision images
         training = _to_eval(self.model)
         try:
             with torch.no_grad(), self._probe_autocast(images.device.type):

@@ -120,7 +120,7 @@ class Trainer:
             progress.advance(count)
             due = due or index % self.log_interval == 0 or index == steps - 1
             if index == last - 1:
-                show = partial(self._show, progress, epoch, tally, steps) if due else None
+                show = partial(self._show, progress, epoch, tally, tally.batches / steps, tally.lr) if due else None
                 self._end_group(losses, _Group(epoch, tally, len(losses), smmix, show), last=index == steps - 1)
                 due = False
         if hasattr(self.updater.optimizer, "sync_lookahead") and not tally.closed:
@@ -253,10 +253,9 @@ class Trainer:
             return nullcontext()
         return self.step.no_sync()
 
-    def _show(self, progress: Progress, epoch: int, tally: Tally, steps: int, loss: float) -> None:
-        share = tally.batches / steps
-        speed = {"img_per_s": tally.img_per_s, "data_wait": tally.data_wait}
-        progress.show(epoch, share, loss, tally.lr, **speed)
+    def _show(self, progress: Progress, epoch: int, tally: Tally, share: float, lr: float, loss: float) -> None:
+        """Show a loss beside the share and the rate of its update, and the speed by now."""
+        progress.show(epoch, share, loss, lr, img_per_s=tally.img_per_s, data_wait=tally.data_wait)
 
     @property
     def learning_rate(self) -> float:

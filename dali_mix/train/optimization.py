@@ -22,7 +22,8 @@ from dali_mix.train.distributed import World
 
 _log = logging.getLogger(__name__)
 
-_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+# Not Adagrad, whose fused kernel PyTorch 2.11 has on the CPU only.
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 KERNELS = {"foreach", "fused", "capturable", "differentiable"}
 """Settings of torch's optimizers that choose how a step is computed."""
 
@@ -47,6 +48,8 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     if stage is not None and stage.token_head is not None:
         optimizer.add_param_group({"params": [stage.token_head.weight], "weight_decay": args.weight_decay})
         optimizer.add_param_group({"params": [stage.token_head.bias], "weight_decay": 0.0})
+        if optimizer.state:  # Adagrad makes its state at the start: make it again, of all weights
+            optimizer = type(optimizer)(optimizer.param_groups, **optimizer.defaults)
     return optimizer
 
 

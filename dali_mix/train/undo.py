@@ -22,12 +22,14 @@ class Kept:
     """Copies of tensors, to put them back as they were.
 
     Args:
-        tensors: on one device, of any types; one that is there twice counts once.
+        tensors: on one device, of any types; one that is there twice, or shares its memory, counts once.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         by_type = defaultdict(list)
-        for tensor in {id(tensor): tensor for tensor in tensors}.values():
+        # By memory: tied weights are several tensors.
+        unique = {(tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()): tensor for tensor in tensors}
+        for tensor in unique.values():
             integers = tensor.detach().view(_INTEGERS[tensor.element_size()])
             by_type[integers.dtype].append(integers)
         self._live: list[list[Tensor]] = list(by_type.values())

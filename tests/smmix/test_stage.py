@@ -225,6 +225,18 @@ def test_the_probe_can_leave_autocast():
         SMMix(model, CLASSES, probe_precision="fp32")
 
 
+def test_a_float32_probe_takes_half_precision_images():
+    stage = SMMix(tiny_vit(), CLASSES, probe_precision="float32")
+    images, labels = batch_of(4)
+    images = images.half()
+    expected = stage.probe(images.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        for actual, wanted in zip(stage.probe(images), expected, strict=True):
+            assert actual.dtype == torch.float32
+            assert torch.equal(actual, wanted)
+        assert stage(images, labels, 1).loss.isfinite()
+
+
 def test_pairs_stay_within_a_micro_batch():
     """Gradients accumulated over two calls are the mean of the two batches' own."""
     stage = SMMix(tiny_vit(), CLASSES)

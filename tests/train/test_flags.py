@@ -15,6 +15,7 @@ from dali_mix.errors import ConfigError
 from dali_mix.train import building, epochs, loop, run
 from dali_mix.train.config import parse_args
 from dali_mix.train.datasets import augmentation
+from dali_mix.train.report import progress
 from tests.train.conftest import FAST
 
 CNN = "--model resnet10t --img-size 32 -b 10 -j 2 --epochs 1 --lr 0.01 --warmup-epochs 0 --device cpu".split()
@@ -357,11 +358,11 @@ def test_curves_are_drawn(train, tmp_path):
 def test_the_loss_is_shown_at_log_intervals(train, monkeypatch):
     """It is read when the next update is on its way; at the end of an epoch at once."""
     shown = []
-    monkeypatch.setattr(loop.Trainer, "_show", lambda self, progress, epoch, tally, *_: shown.append(tally.batches))
+    monkeypatch.setattr(progress.Progress, "show", lambda self, epoch, share, *_, **__: shown.append(round(share * 7)))
     for limit in (0, 10):
         shown.clear()
         train("--log-interval", 3, "--epochs", 1, "--nonfinite-limit", limit)
-        assert shown == [2, 5, 7]
+        assert shown == [1, 4, 7]
 
 
 def test_augmentation_takes_timms_flags():

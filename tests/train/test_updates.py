@@ -5,11 +5,13 @@ import re
 import pytest
 import torch
 from timm.optim import get_optimizer_info, list_optimizers
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dali_mix.train.checkpoint.state import load_shared
 from dali_mix.train.loop import TrainingError
 from dali_mix.train.undo import Kept
-from tests.train.updates import VIT, assert_same_state, batch_of, bits, build, state_of, tiny_cnn, train
+from tests.train.updates import CLASSES, VIT, assert_same_state, batch_of, bits, build, state_of, tiny_cnn, train
 
 WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique_dim", "_unique2"}
 """Operators of ATen that cannot answer before the device has."""
@@ -181,18 +183,53 @@ def test_what_is_put_back_is_what_was_kept_to_the_bit():
 
 
 def test_fused_kernels_are_asked_for_where_they_can_refuse():
-    chosen = {
-        opt: build(f"--opt {opt}", model=tiny_cnn()).updater.optimizer.param_groups[0].get("fused")
-        for opt in ("adamw", "adam", "sgd", "momentum", "adagrad", "lamb", "rmsprop")
-    }
-    assert chosen == {
-        "adamw": True,
-        "adam": True,
-        "sgd": True,
-        "momentum": True,
-        "adagrad": True,
-        "lamb": None,
-        "rmsprop": None,
-    }
+    fused = ("adamw", "adam", "sgd", "momentum", "lookahead_adamw")
+    for opt in (*fused, "adagrad", "lamb", "rmsprop"):
+        groups = build(f"--opt {opt}", model=tiny_cnn()).updater.optimizer.param_groups
+        assert bool(groups[0].get("fused")) == (opt in fused), opt
     asked = build("--opt adamw --opt-kwargs foreach=True", model=tiny_cnn()).updater.optimizer.param_groups[0]
     assert (asked["fused"], asked["foreach"]) == (None, True)
+
+
+def test_tied_weights_are_put_back_once():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    model = nn.Sequential(nn.Conv2d(3, 4, 32), nn.Flatten(), first, second, nn.Linear(4, CLASSES))
+    trainer = build("--opt adamw --model-ema", model=model)
+    train(trainer, [batch_of()])
+    before = state_of(trainer)
+    assert train(trainer, [batch_of(finite=False)]).skipped == 1
+    assert_same_state(state_of(trainer), before)
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd", "lookahead_adamw"])
+def test_a_state_that_was_saved_in_another_layout_goes_on_alike(opt):
+    """As with --resume-relaxed --no-channels-last: fused kernels read weights and state in the order of the memory."""
+    ended = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        trainer = build(f"--opt {opt}", model=seeded_cnn())
+        train(trainer, [batch_of(seed=seed) for seed in range(2)])
+        state = {"optimizer": trainer.updater.optimizer.state_dict(), "scaler": {}, "token_head": None}
+        trainer.model.to(memory_format=layout)
+        load_shared(state, trainer, exact=False)
+        train(trainer, [batch_of(seed=seed) for seed in range(2, 4)])
+        ended.append(trainer.model.state_dict())
+    for name, value in ended[0].items():
+        torch.testing.assert_close(ended[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_other_kernels_than_before_are_mentioned(caplog):
+    before = build("--opt adamw --opt-kwargs foreach=True", model=seeded_cnn())
+    train(before, [batch_of()])
+    now = build("--opt adamw", model=seeded_cnn())
+    state = {"optimizer": before.updater.optimizer.state_dict(), "scaler": {}, "token_head": None, "updates": 1}
+    load_shared(state | {"skipped": 0, "scheduler": before.scheduler.state_dict()}, now, exact=True)
+    assert "computed by other kernels than before" in caplog.text
+    assert now.updater.optimizer.param_groups[0]["fused"] is True
+    train(now, [batch_of()])
+
+
+def test_an_optimizer_that_makes_its_state_at_the_start_knows_the_token_head():
+    trainer = build(f"{VIT} --smmix --opt adagrad")
+    train(trainer, [batch_of("smmix")])
+    assert trainer.updates == 1

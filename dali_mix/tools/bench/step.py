@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import itertools
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -115,8 +116,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--drop-path must lie in [0, 1], got {args.drop_path:g}")
     if args.nonfinite_limit < 0:
         raise ConfigError(f"--nonfinite-limit must be at least 0, got {args.nonfinite_limit}")
-    if args.clip_grad is not None and args.clip_grad <= 0:
-        raise ConfigError(f"--clip-grad must be positive, got {args.clip_grad:g}")
+    for name in ("clip_grad", "time_limit"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} must be a positive number, got {value:g}")
     if args.amp_dtype and not args.amp:
         raise ConfigError("--amp-dtype has no effect without --amp")
     if args.torchcompile_mode and not (args.compiled or args.torchcompile):

@@ -8,6 +8,7 @@ The ``.pt`` files hold tensors and plain types only, and are read as such.
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import random
 import warnings
@@ -25,6 +26,8 @@ from dali_mix.train.checkpoint.store import CheckpointError, verify
 from dali_mix.train.loop import Trainer
 from dali_mix.train.optimization import KERNELS
 from dali_mix.train.weights import weights_bytes
+
+_log = logging.getLogger(__name__)
 
 _WEIGHTS, _AVERAGE, _SHARED, _FACTS = "model.safetensors", "model_ema.safetensors", "state.pt", "run.pt"
 _FACT_NAMES = {"fingerprint", "computed_by", "launcher", "position", "batches", "rows", "first_epoch"}
@@ -132,7 +135,9 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
     """
     optimizer = trainer.updater.optimizer
     content = state["optimizer"]
-    groups = zip(optimizer.state_dict()["param_groups"], content["param_groups"], strict=False)
+    groups = list(zip(optimizer.state_dict()["param_groups"], content["param_groups"], strict=False))
+    if exact and any(bool(own.get(name)) != bool(saved.get(name)) for own, saved in groups for name in KERNELS):
+        _log.warning("the optimizer's steps are computed by other kernels than before; the last bits may differ")
     if len(content["param_groups"]) == len(optimizer.param_groups):
         # How a step is computed is this process's choice.  Where settings are too, the rest of what a group has is
         # state, as the step count of timm's lamb and adan.
@@ -144,6 +149,7 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
         }
     try:
         optimizer.load_state_dict(content)
+        _match_layout(optimizer)
         if state["scaler"] or exact:
             trainer.updater.precision.scaler.load_state_dict(state["scaler"])
         if trainer.stage is not None and trainer.stage.token_head is not None and state["token_head"] is not None:
@@ -153,6 +159,15 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
     if exact:
         trainer.scheduler.load_state_dict(state["scheduler"])
         trainer.updates, trainer.skipped = state["updates"], state["skipped"]
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the state out in memory as the weights are: fused kernels read both in the order of the memory."""
+    for parameter, entries in getattr(optimizer, "_base_optimizer", optimizer).state.items():
+        for name, value in entries.items():
+            fits = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if fits and value.stride() != parameter.stride():
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def own_state(trainer: Trainer, facts: dict[str, Any]) -> bytes:

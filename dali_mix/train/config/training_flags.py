@@ -123,7 +123,8 @@ def add_run(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--seed", type=non_negative_int, default=42, metavar="N", help="for weights, data and mixing")
     add("--eval-only", action="store_true", help="evaluate --initial-checkpoint on the validation images and stop")
-    add("--bench-steps", type=positive_int, metavar="N", help="run N updates, report img/s, and stop")
+    add("--bench-steps", type=positive_int, metavar="N", help="after some updates that warm up, time N, report img/s "
+        "and stop")  # fmt: skip
     add("--output", type=Path, default=Path("output"), metavar="DIR", help="where runs are written")
     add("--experiment", default="", metavar="NAME", help="folder of this run below --output; default: time and model")
     add("--log-interval", type=positive_int, default=50, metavar="N", help="batches between the losses that are shown")

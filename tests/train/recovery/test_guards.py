@@ -18,9 +18,8 @@ from tests.train.conftest import FAST, TINY
 from tests.train.recovery.runs import assert_same_result, rows_of
 from tests.train.test_run import ENTRY, run_command
 
-CNN = (
-    "--model test_efficientnet --img-size 32 -b 10 -j 2 --epochs 2 --lr 0.01 --warmup-epochs 0 --device cpu --cutmix 1".split()
-)
+CNN = "--model test_efficientnet --img-size 32 -b 10 -j 2 --epochs 2 --lr 0.01 --warmup-epochs 0".split()
+CNN += "--device cpu --cutmix 1".split()
 
 
 @pytest.fixture

@@ -27,7 +27,10 @@ CNN = "--model test_efficientnet --img-size 32 -b 10 -j 2 --lr 0.01 --warmup-epo
     ("defaults", "flags"),
     [
         (FAST, "--amp --amp-dtype float16 --smmix"),  # the loss scaler
-        (CNN, "--model resnet10t --model-ema --grad-accum-steps 3 --drop-block 0.2"),  # BatchNorm, and a last group of one batch
+        (
+            CNN,
+            "--model resnet10t --model-ema --grad-accum-steps 3 --drop-block 0.2",
+        ),  # BatchNorm, and a last group of one batch
         (FAST, "--opt adafactor --lr-noise 0.2 0.8 --sched-on-updates"),  # a schedule that draws
         (FAST, "--train-img-sizes 24 32 --model-kwargs dynamic_img_size=True patch_size=8 depth=2 num_heads=3"),
         (FAST, "--opt lamb --sched poly --cooldown-epochs 1 --val-interval 2 --model-ema --model-ema-force-cpu"),
