@@ -18,6 +18,8 @@ REAL_IMAGES = "DALI_MIX_TEST_IMAGES"
 
 
 def pytest_collection_modifyitems(config, items):
+    # The longest first: of two processes none then waits long for the other's last test.
+    items.sort(key=lambda item: "distributed" not in item.keywords)
     if "long" not in config.option.markexpr:
         long = pytest.mark.skip(reason="takes many minutes: pytest -m long")
         for item in items:

@@ -108,6 +108,7 @@ def test_modes_that_cannot_work_are_refused(flags, message):
         building.compile_modules(parsed(*flags.split()), TrainStep(model, SMMix(model, 5)), torch.device("cuda"))
 
 
+@pytest.mark.long
 @pytest.mark.distributed
 def test_two_ranks_train_compiled(tmp_path, image_folder):
     common = [*FAST, "--data-dir", image_folder, *RUN, "--grad-checkpointing", "--output", tmp_path]
