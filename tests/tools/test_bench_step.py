@@ -20,15 +20,6 @@ TINY_STEP = ["step", *MODEL, *"--img-size 32 -b 4 --num-classes 10 --rounds 2".s
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other take seconds where other work has the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def measure(tmp_path, capsys):
     """Run the benchmark: its record, and what it printed."""

@@ -16,15 +16,6 @@ from tests.train.test_run import FAST, run_command
 STEP_S, COMPILE_S, LOAD_S, DEVICE_S = 0.002, 0.2, 0.001, 0.003
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other take seconds where other work has the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def figures_of(out):
     """The table: name to text."""
     return dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in out.splitlines() if line.startswith("  "))

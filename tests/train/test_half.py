@@ -16,15 +16,6 @@ from tests.train.conftest import FAST
 SMALL = "--epochs 1 --mixup 0.8".split()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other take minutes where other work has the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def types(monkeypatch):
     """The types of the images that were loaded, and by which kind of loader: "drop" trains, "partial" validates."""
