@@ -288,16 +288,6 @@ def test_a_class_map_orders_the_classes(train, tmp_path, image_folder):
     assert (tmp_path / "run" / "classes.txt").read_text().split() == names[::-1]
 
 
-@pytest.fixture
-def small_images(image_folder, tmp_path):
-    """The images of the folder, all of 32 x 32 pixels, as CIFAR's are."""
-    for path in image_folder.glob("*/*/*.jpg"):
-        copy = tmp_path / "small" / path.relative_to(image_folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(path).resize((32, 32)).save(copy)
-    return tmp_path / "small"
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_settings_of_a_decoder_that_is_not_there_are_a_warning(train):
     code, _, err = train("--dali-device", "gpu", "--hw-decoder-load", 0.5, "--epochs", 1)

@@ -45,16 +45,6 @@ def test_training_and_validation_ask_for_what_autocast_computes_in(train, types,
     assert types == {expected: {"drop", "partial"}}
 
 
-@pytest.fixture
-def small_images(image_folder, tmp_path):
-    """All of 32 x 32 pixels, as CIFAR's are."""
-    for path in image_folder.glob("*/*/*.jpg"):
-        copy = tmp_path / "small" / path.relative_to(image_folder)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(path).resize((32, 32)).save(copy)
-    return tmp_path / "small"
-
-
 def test_the_cifar_pipeline_is_asked_too(train, types, small_images):
     defaults = [flag for flag in FAST if flag not in ("--crop-pct", "1.0")]
     code, _, err = train(*SMALL, "--amp", "--pipeline", "cifar", data=small_images, defaults=defaults)
