@@ -54,7 +54,7 @@ def _compile_operators(compiler: tuple[str, ...], folder: Path) -> None:
     except FileNotFoundError as error:
         raise BuildError(str(error)) from error
     # All files as one: DALI's headers take most of the time, and are read once.
-    whole = "".join(f'#include "{path}"\n' for path in sorted(SOURCES.glob("*.cc")))
+    whole = "".join(f'#include "{path}"\n' for path in sorted(SOURCES.rglob("*.cc")))
     command = [*compiler, *compile_options(), build, abi, f"-I{SOURCES}", *includes, "-x", "c++", "-", "-x", "none"]
     _run([*command, "-shared", "-o", str(folder / LIBRARY), *link], whole)
 

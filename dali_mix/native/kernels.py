@@ -14,7 +14,7 @@ PTX = 80
 """What the text for devices that come later is made for; the driver compiles it when it is loaded."""
 
 _SOURCE = "pixels.cu"
-_HEADERS = ("pixels_kernel.h", "pixel.h")
+_HEADERS = ("pixels_kernel.h", "pixel.h", "both.h")
 _OPTIONS = ("--std=c++17", "--fmad=false", "-default-device")
 
 

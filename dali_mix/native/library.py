@@ -26,7 +26,8 @@ MODES = ("auto", "on", "off")
 
 MODE_VARIABLE = "DALI_MIX_NATIVE"
 
-_SCHEMAS = ("dali_mix__Plan", "dali_mix__SoftTargets", "dali_mix__Pixels", "dali_mix__LimitSize")
+_OPERATORS = ("Plan", "SoftTargets", "Pixels", "LimitSize", "AugmentPlan", "Augment")
+_SCHEMAS = tuple(f"dali_mix__{name}" for name in _OPERATORS)
 
 
 _find_schema: Any = backend.TryGetSchema  # type: ignore[attr-defined]

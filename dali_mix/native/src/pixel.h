@@ -3,13 +3,7 @@
 #ifndef DALI_MIX_PIXEL_H_
 #define DALI_MIX_PIXEL_H_
 
-#ifdef __CUDACC__
-#define DALI_MIX_BOTH __host__ __device__ inline
-#define DALI_MIX_RARE __host__ __device__ __noinline__
-#else
-#define DALI_MIX_BOTH inline
-#define DALI_MIX_RARE inline
-#endif
+#include "both.h"
 
 namespace dali_mix {
 
