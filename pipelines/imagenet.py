@@ -20,7 +20,7 @@ What all pipelines here and in ``pipelines.cifar`` take:
     img_size: side of the square images in pixels.
     num_classes: K; None takes the number of class folders.
     interpolation: "bicubic", "bilinear", "lanczos" or "nearest"; for training also "random", which draws bilinear
-        or bicubic for each image.
+        or bicubic for each image.  Rotations, shears and translations take the same, but bicubic for "lanczos".
     mean, std: for images in [0, 1].
     half: float16 images instead of float32.
     device: "gpu" (mixed decoder and GPU operators; DALI's CPU backend where there is no GPU) or "cpu".
@@ -245,7 +245,8 @@ def _train_graph(source, decoder, img_size, crop, augmentation, mixing, leaving)
     images = crop_images(jpegs, size, decoder=decoder, **crop)
     mirror = draw_hflip(augmentation)
     if mirror is None:
-        images = augment(images, augmentation, img_mean=leaving["mean"], img_std=leaving["std"])
+        colors = {"img_mean": leaving["mean"], "img_std": leaving["std"]}
+        images = augment(images, augmentation, **colors, interpolation=crop["interpolation"])
     # In one pass over the batch: flip, mix, normalize.
     leaving = {"mirror": mirror, "normalization": normalization(**leaving)}
     known = size if isinstance(size, int) else None

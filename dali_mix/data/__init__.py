@@ -1,8 +1,5 @@
 """From files to batches: sources, decoding, normalising, and the loader."""
 
-from dali_mix.data.augment import Augmentation as Augmentation
-from dali_mix.data.augment import augment as augment
-from dali_mix.data.augment import draw_hflip as draw_hflip
 from dali_mix.data.decode import decode_images as decode_images
 from dali_mix.data.decode import random_resized_crop as random_resized_crop
 from dali_mix.data.decode import resize_center_crop as resize_center_crop
@@ -23,3 +20,6 @@ from dali_mix.data.source import scheduled_size as scheduled_size
 from dali_mix.data.tolerant import LEFT_OUT as LEFT_OUT
 from dali_mix.data.tolerant import BadImage as BadImage
 from dali_mix.data.tolerant import TolerantLoader as TolerantLoader
+from dali_mix.fn import Augmentation as Augmentation
+from dali_mix.fn import augment as augment
+from dali_mix.fn import draw_hflip as draw_hflip

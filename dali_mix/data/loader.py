@@ -18,6 +18,7 @@ from dali_mix.data.normalize import image_type_of
 from dali_mix.data.source import dataset_digest, restore
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.fn import BRANCHES, MixedBatch, implementation_of
+from dali_mix.fn.implementation import AUGMENTATION, MIXING
 
 _POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
 _DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
@@ -180,10 +181,8 @@ class MixLoader:
         if self._iterator is not None:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
         own, other = self._fingerprint(), state["fingerprint"]
-        # A graph that was deserialized does not say what it is made of; DALI then compares the operators' names.
-        mixing = own.pop("mixing")
-        if mixing is not None and other.get("mixing", "") not in (None, mixing):
-            raise ConfigError(_other_mixing(other.get("mixing", ""), mixing))
+        for part in (MIXING, AUGMENTATION):
+            _check_implementation(part, other, own.pop(part))
         _check_image_type(other.get("images"), own.pop("images"))
         differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
         if differing:
@@ -250,7 +249,8 @@ class MixLoader:
             "shard_id": meta["shard_id"],
             "num_shards": meta["number_of_shards"],
             "last_batch": self._last_batch,
-            "mixing": implementation_of(self._open_pipeline()),
+            MIXING: implementation_of(self._open_pipeline(), MIXING),
+            AUGMENTATION: implementation_of(self._open_pipeline(), AUGMENTATION),
             "images": image_type_of(self._open_pipeline()),
         }
 
@@ -282,16 +282,34 @@ def _cause(error: Exception) -> str:
     return " ".join(cause.split()) + hint
 
 
-def _other_mixing(saved: str, own: str) -> str:
-    """Why a state of another implementation of the mixing is refused, and what can be done."""
-    if not saved:
-        return (
-            "the loader's state was saved by another version, whose random numbers for the mixing differ: begin anew, "
-            "or continue with the version that saved it"
+def _check_implementation(part: str, saved: dict[str, Any], own: str | None) -> None:
+    """Refuse a state whose random numbers for a part of the graph are those of another implementation.
+
+    Args:
+        part: :data:`MIXING` or :data:`AUGMENTATION`.
+        saved: fingerprint of the state.
+        own: of this loader.
+    """
+    # A graph that was deserialized does not say what it is made of; DALI then compares the operators' names.
+    if own is None or saved.get(part, "") in (None, own):
+        return
+    if part in saved:
+        switch = "on" if saved[part] == "native" else "off"
+        raise ConfigError(
+            f"the loader's state was saved by the {saved[part]} implementation of the {part}, here it is the {own} "
+            f"one, and their random numbers differ: set DALI_MIX_NATIVE={switch}, or begin anew"
         )
-    return (
-        f"the loader's state was saved by the {saved} implementation of the mixing, here it is the {own} one, and "
-        f"their random numbers differ: set DALI_MIX_NATIVE={'on' if saved == 'native' else 'off'}, or begin anew"
+    if part == AUGMENTATION:
+        if own == "portable":
+            return  # there was no other
+        if saved.get(MIXING) in (None, "portable"):
+            raise ConfigError(
+                "the loader's state was saved by another version, which augmented by the portable graph, here it is "
+                "the native operators, and their random numbers differ: set DALI_MIX_NATIVE=off, or begin anew"
+            )
+    raise ConfigError(
+        f"the loader's state was saved by another version, whose random numbers for the {part} differ: begin anew, "
+        "or continue with the version that saved it"
     )
 
 

@@ -1,4 +1,4 @@
-"""Mixing operators for anyone's DALI graph: ``from dali_mix import fn as mix``.
+"""Mixing and augmentation for anyone's DALI graph: ``from dali_mix import fn as mix``.
 
 Data nodes in, data nodes out; the device follows the input.  They work in pipelines with and
 without ``enable_conditionals``, run no Python while the pipeline runs, and so can be serialised
@@ -8,6 +8,13 @@ and checkpointed.  Of dali_mix this package imports the native operators only.
 from dali_mix.fn.cutmix import apply_cutmix as apply_cutmix
 from dali_mix.fn.cutmix import cutmix as cutmix
 from dali_mix.fn.cutmix import draw_cutmix as draw_cutmix
+from dali_mix.fn.image.augment import augment as augment
+from dali_mix.fn.image.augment import auto_augment as auto_augment
+from dali_mix.fn.image.augment import color_jitter as color_jitter
+from dali_mix.fn.image.augment import draw_hflip as draw_hflip
+from dali_mix.fn.image.augment import rand_augment as rand_augment
+from dali_mix.fn.image.augment import random_erasing as random_erasing
+from dali_mix.fn.image.settings import Augmentation as Augmentation
 from dali_mix.fn.implementation import implementation_of as implementation_of
 from dali_mix.fn.mixup import apply_mixup as apply_mixup
 from dali_mix.fn.mixup import draw_mixup as draw_mixup

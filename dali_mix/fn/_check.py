@@ -119,6 +119,37 @@ def check_normalization(normalization: object) -> None:
         raise ValueError(f"normalization has {len(mean)} means and {len(std)} standard deviations")
 
 
+def _check_three(name: str, values: object, legal: str) -> tuple[float, float, float]:
+    if not isinstance(values, (tuple, list)) or len(values) != 3:
+        raise TypeError(f"{name} must be three numbers {legal}, for red, green and blue, got {values!r}")
+    red, green, blue = (_check_number(name, value) for value in values)
+    return red, green, blue
+
+
+def check_color(name: str, values: object) -> tuple[float, float, float]:
+    """Refuse anything but three numbers in [0, 1]."""
+    numbers = _check_three(name, values, "in [0, 1]")
+    if not all(0 <= number <= 1 for number in numbers):
+        raise ValueError(f"{name} must be for images in [0, 1], and lie there itself, got {values!r}")
+    return numbers
+
+
+def check_deviation(name: str, values: object) -> tuple[float, float, float]:
+    """Refuse anything but three positive numbers."""
+    numbers = _check_three(name, values, "> 0")
+    if not all(0 < number < math.inf for number in numbers):
+        raise ValueError(f"{name} must be > 0 and finite, got {values!r}")
+    return numbers
+
+
+def check_levels(name: str, values: object) -> tuple[int, ...]:
+    """Refuse anything but three whole numbers in 0 .. 255."""
+    numbers = _check_three(name, values, "in 0 .. 255")
+    if not all(0 <= number <= 255 and number % 1 == 0 for number in numbers):
+        raise ValueError(f"{name} must be three whole numbers in 0 .. 255, got {values!r}")
+    return tuple(int(number) for number in numbers)
+
+
 def check_choices(choices: object, legal: Mapping[str, int]) -> None:
     """Refuse unknown methods, negative shares, and shares that sum to more than 1."""
     if not isinstance(choices, Mapping):

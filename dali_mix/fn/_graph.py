@@ -144,3 +144,8 @@ def route(condition: Node, then: Callable[..., Node], otherwise: Callable[..., N
     """
     chosen, rest = zip(*(_conditional.split(node, predicate=condition) for node in nodes), strict=True)
     return _conditional.merge(then(*chosen), otherwise(*rest), predicate=condition)
+
+
+def same(node: Node, *_draws: Node) -> Node:
+    """The first node as it is: one side of :func:`route`."""
+    return node

@@ -1,7 +1,8 @@
 """Which implementation a graph is made of: the native operators, or the portable graph.
 
-Both are modules with the same functions: ``draw_cutmix``, ``apply_cutmix``, ``draw_mixup``, ``apply_mixup``,
-``soft_targets`` and ``mix_batch``.  Arguments are checked before.
+Each part of a graph has two modules with the same functions.  Mixing: ``draw_cutmix``, ``apply_cutmix``,
+``draw_mixup``, ``apply_mixup``, ``soft_targets`` and ``mix_batch``; augmentation: ``augment_images``.  Arguments are
+checked before.
 """
 
 from __future__ import annotations
@@ -13,27 +14,45 @@ from nvidia.dali.pipeline import Pipeline
 
 from dali_mix.fn import native, portable
 from dali_mix.fn._graph import Node
+from dali_mix.fn.image import native as native_image
+from dali_mix.fn.image import portable as portable_image
 from dali_mix.native import operators
 
-_used_by: WeakKeyDictionary[Pipeline, set[str]] = WeakKeyDictionary()
+MIXING, AUGMENTATION = "mixing", "augmentation"
+"""The parts of a graph that have two implementations."""
+
+_MODULES = {MIXING: (native, portable), AUGMENTATION: (native_image, portable_image)}
+
+_used_by: WeakKeyDictionary[Pipeline, dict[str, set[str]]] = WeakKeyDictionary()
 
 
-def implementation_for(node: Node) -> ModuleType:
-    """The implementation for data on the device of this node; compiles the native one when it is first asked for.
+def implementation_for(node: Node, part: str = MIXING) -> ModuleType:
+    """The implementation of a part for data on the device of this node.
+
+    Compiles the native one when it is first asked for.
 
     Raises:
         ConfigError: if the native operators are insisted on and cannot be had.
     """
-    module = portable if operators(node.device) is None else native
+    with_operators, without = _MODULES[part]
+    available = operators(node.device)
+    # TODO: for as long as the library has no operators for augmentation
+    if part == AUGMENTATION and not hasattr(available, "augment_plan"):
+        available = None
+    module = without if available is None else with_operators
     pipeline = Pipeline.current()
     if pipeline is not None:
-        _used_by.setdefault(pipeline, set()).add(module.NAME)
+        _used_by.setdefault(pipeline, {}).setdefault(part, set()).add(module.NAME)
     return module
 
 
-def implementation_of(pipeline: Pipeline) -> str | None:
-    """What the mixing in a pipeline is made of: "native", "portable", or None for a pipeline without.
+def implementation_of(pipeline: Pipeline, part: str = MIXING) -> str | None:
+    """What a part of a pipeline is made of: "native", "portable", or None for a pipeline without the part.
 
     A checkpoint of one cannot be continued by the other: their random numbers differ.
+
+    Args:
+        pipeline: defined in this process; of one that was deserialized nothing is known.
+        part: "mixing" or "augmentation"; flips left to right alone are no augmentation, both draw them alike.
     """
-    return "+".join(sorted(_used_by.get(pipeline, ()))) or None
+    return "+".join(sorted(_used_by.get(pipeline, {}).get(part, ()))) or None

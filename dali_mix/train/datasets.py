@@ -158,6 +158,12 @@ class Loaders:
         self.sizes = SizeSchedule.from_args(args)
         self.bad_files = BadFiles(args.on_bad_image, args.max_bad_fraction)
 
+    @property
+    def augments(self) -> bool:
+        """Whether more is done to training images, once they are cropped, than to flip them left to right."""
+        taken = "augmentation" in inspect.signature(self._build_train).parameters
+        return taken and not augmentation(self._args).only_flips
+
     def validation(self) -> TolerantLoader | IdleLoader:
         """Every validation image once, over all ranks."""
         folder = self._data.val

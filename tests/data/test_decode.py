@@ -17,6 +17,7 @@ from dali_mix.data.decode import MAX_IMAGE_PIXELS, _limit_size
 from dali_mix.errors import ConfigError
 from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_train, imagenet_val
+from tests.graphs import images_of
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu", "num_threads": 2}
 
@@ -197,3 +198,20 @@ def test_one_pixel_more_and_products_beyond_32_bits_do_not(size, implementation)
 
 def test_files_longer_than_float32_counts_pass(implementation):
     assert limited(ppm(1, 1) + bytes((1 << 24) + 3)) == len(ppm(1, 1)) + (1 << 24) + 3
+
+
+def test_both_filters_are_drawn(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(images_of(1, 16, 16)[0]).save(tmp_path / "a" / "0.png")
+
+    def seen(interpolation, batches):
+        pipeline = imagenet_train(
+            tmp_path, batch_size=1, img_size=24, choices={}, scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0,
+            interpolation=interpolation, **RAW,
+        )  # fmt: skip
+        with MixLoader(pipeline) as loader:
+            return [batch.images.numpy().tobytes() for _ in range(batches) for batch in loader]
+
+    drawn = seen("random", 60)
+    assert set(drawn) == {*seen("bilinear", 1), *seen("bicubic", 1)}
+    assert 15 < drawn.count(drawn[0]) < 45

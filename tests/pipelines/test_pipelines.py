@@ -7,8 +7,8 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
-from dali_mix import MixLoader
-from dali_mix.data import scan_image_folder
+from dali_mix import ConfigError, MixLoader
+from dali_mix.data import Augmentation, scan_image_folder
 from pipelines import imagenet
 from pipelines.cifar import cifar_train, cifar_val
 from pipelines.resnet50_cutmix import resnet50_train
@@ -90,3 +90,13 @@ def test_a_graph_that_cannot_be_written_is_one_line(tmp_path, capsys):
         imagenet.main(["--serialize", str(tmp_path / "no" / "graph.dali"), "--device", "cpu"])
     assert exit_.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_training_pipeline_refuses_what_it_cannot_do(image_folder):
+    options = {"batch_size": 4, "device": "cpu"}
+    with pytest.raises(ConfigError, match="train_crop_mode must be 'rrc'"):
+        imagenet.imagenet_train(image_folder / "train", train_crop_mode="rkrc", **options)
+    with pytest.raises(ConfigError, match="give the one in augmentation"):
+        imagenet.imagenet_train(image_folder / "train", hflip=0.0, augmentation=Augmentation(), **options)
+    with pytest.raises(ConfigError, match="random, got 'box'"):
+        imagenet.imagenet_train(image_folder / "train", interpolation="box", **options)

@@ -34,8 +34,8 @@ _FREE = (
 )  # fmt: skip
 """Settings that change no weight, or whose effect has an entry of its own."""
 
-_OPERATORS = "mixing operators"
-_NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _OPERATORS)
+_MIXING, _AUGMENTATION = "mixing operators", "augmentation operators"
+_NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AUGMENTATION, _MIXING)
 
 
 def identity(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
@@ -73,14 +73,17 @@ def _fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: 
         "training data": train.digest()[:16] if train else "",
         "ranks": world.size,
         "DALI backend": loaders.backend,
-        _OPERATORS: native.implementation(loaders.backend),
+        _AUGMENTATION: native.implementation(loaders.backend) if loaders.augments else None,
+        _MIXING: native.implementation(loaders.backend),
     }
 
 
 def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """One entry for each name whose values differ: "--batch-size was 10, is 12"."""
-    names = [name for name in own if saved.get(name) != own[name]]
-    return [f"{_shown(name)} was {saved.get(name)!r}, is {own[name]!r}{_remedy(name, saved)}" for name in names]
+    # Before augmentation had an entry it was the portable graph's.
+    then = {_AUGMENTATION: own.get(_AUGMENTATION) and "portable"} | saved
+    names = [name for name in own if then.get(name) != own[name]]
+    return [f"{_shown(name)} was {then.get(name)!r}, is {own[name]!r}{_remedy(name, saved)}" for name in names]
 
 
 def _shown(name: str) -> str:
@@ -89,9 +92,11 @@ def _shown(name: str) -> str:
 
 
 def _remedy(name: str, saved: dict[str, Any]) -> str:
-    if name != _OPERATORS:
+    if name not in (_AUGMENTATION, _MIXING):
         return ""
-    switch = {"native": "on", "portable": "off"}.get(saved.get(name, ""))
+    # A run of before whose mixing was native can be had by neither switch.
+    kind = saved.get(name, "portable" if name == _AUGMENTATION and saved.get(_MIXING) == "portable" else "")
+    switch = {"native": "on", "portable": "off"}.get(kind)
     return f" (--native {switch} takes the saved ones)" if switch else " (saved before there was a choice)"
 
 

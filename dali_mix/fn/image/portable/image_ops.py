@@ -1,6 +1,6 @@
-"""PIL's image operations on DALI nodes: what colour jitter and ``auto_augment`` are made of.
+"""PIL's image operations on DALI nodes: what color jitter and the policies are made of.
 
-Nothing here is public.  Every function may run inside a branch of ``_graph.route``, so none makes constant nodes.
+Every function may run inside a branch of ``_graph.route``, so none makes constant nodes.
 Images are uint8 (H, W, 3), layout HWC, CPU or GPU; factors are float32 () on the CPU.
 """
 
@@ -32,24 +32,24 @@ def brightness(images: Node, factor: Node) -> Node:
 
 
 def contrast(images: Node, factor: Node) -> Node:
-    """Blend with the mean grey of the image; 0 leaves only the grey."""
-    centre = fn.reductions.mean(_grey(images), axes=[0, 1], keep_dims=True)
+    """Blend with the mean gray of the image; 0 leaves only the gray."""
+    centre = fn.reductions.mean(_gray(images), axes=[0, 1], keep_dims=True)
     factor = _beside(images, factor)
     return _uint8(images * factor + centre * (1 - factor))
 
 
 def color(images: Node, factor: Node) -> Node:
-    """Blend each pixel with its grey; 0 leaves only the grey.  (``fn.saturation`` leaves a tint by its rounding.)"""
+    """Blend each pixel with its gray; 0 leaves only the gray.  (``fn.saturation`` leaves a tint by its rounding.)"""
     factor = _beside(images, factor)
-    return _uint8(images * factor + _grey(images) * (1 - factor))
+    return _uint8(images * factor + _gray(images) * (1 - factor))
 
 
 def grayscale(images: Node) -> Node:
-    """The grey, in three channels."""
-    return fn.color_space_conversion(_grey(images), image_type=types.GRAY, output_type=types.RGB)
+    """The gray, in three channels."""
+    return fn.color_space_conversion(_gray(images), image_type=types.GRAY, output_type=types.RGB)
 
 
-def _grey(images: Node) -> Node:
+def _gray(images: Node) -> Node:
     return fn.color_space_conversion(images, image_type=types.RGB, output_type=types.GRAY)
 
 
@@ -86,7 +86,7 @@ def solarize(images: Node, threshold: Node) -> Node:
 
 
 def solarize_add(images: Node, addend: Node) -> Node:
-    """Add to the values below 128; the addend is at most 110."""
+    """Add to the values below 128; the addend is at most 128."""
     return images + (images < 128) * _beside(images, _uint8(addend))
 
 
@@ -128,13 +128,14 @@ MATRICES: Mapping[str, Callable[[Node, Node, Node, Node], Node]] = {
     "TranslateXRel": _translation_x,
     "TranslateYRel": _translation_y,
 }
-"""timm's geometric operations, as matrices from output to input: up to 30 degrees, a shear of 0.3, 45 % of the side."""
+"""timm's geometric operations, as matrices from output to input: at a magnitude of 10 by 30 degrees, a shear of
+0.3, 45 % of the side."""
 
 
 def warp(images: Node, matrix: Node, fill: Sequence[float]) -> Node:
-    """Resample bilinearly; what lies outside the image has the colour ``fill``.
+    """Resample bilinearly; what lies outside the image has the color ``fill``.
 
-    DALI fills with one grey value, so the colour is subtracted before and added after.
+    DALI fills with one gray value, so the color is subtracted before and added after.
     """
     ones = [1.0] * 3
     centred = fn.crop_mirror_normalize(images, mean=list(fill), std=ones, dtype=types.FLOAT, output_layout="HWC")
