@@ -35,11 +35,7 @@ def implementation_for(node: Node, part: str = MIXING) -> ModuleType:
         ConfigError: if the native operators are insisted on and cannot be had.
     """
     with_operators, without = _MODULES[part]
-    available = operators(node.device)
-    # TODO: for as long as the library has no operators for augmentation
-    if part == AUGMENTATION and not hasattr(available, "augment_plan"):
-        available = None
-    module = without if available is None else with_operators
+    module = without if operators(node.device) is None else with_operators
     pipeline = Pipeline.current()
     if pipeline is not None:
         _used_by.setdefault(pipeline, {}).setdefault(part, set()).add(module.NAME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nvidia.dali import fn
 from nvidia.dali.pipeline import do_not_convert
@@ -79,7 +80,7 @@ def augment(
         hflip=augmentation.hflip,
         vflip=augmentation.vflip,
         policy=parse_auto_augment(augmentation.aa) if augmentation.aa else None,
-        fill=tuple(min(255, round(255 * value)) for value in mean),
+        fill=_levels(mean),
         interpolation=warp,
         jitter=augmentation.jitter,
         jitter_prob=augmentation.color_jitter_prob,
@@ -243,8 +244,8 @@ def random_erasing(
     color, deviation = _check.check_color("mean", mean), _check.check_deviation("std", std)
     if prob == 0:
         return images
-    boxes = Chain("random_erasing", seed, erasing=prob, remode=mode, recount=count, mean=color, std=deviation)
-    return _apply(images, boxes)
+    chain = Chain("random_erasing", seed, erasing=prob, remode=mode, recount=count)
+    return _apply(images, replace(chain, fill=_levels(color), mean=color, std=deviation))
 
 
 def _apply_policy(
@@ -264,6 +265,10 @@ def _apply(images: Node, chain: Chain) -> Node:
 def _check_images(images: object, seed: object) -> None:
     _check.check_node("images", images)
     _check.check_seed("seed", seed)
+
+
+def _levels(color: Sequence[float]) -> tuple[int, ...]:
+    return tuple(round(255 * value) for value in color)
 
 
 def _warp_filter(interpolation: str) -> str:

@@ -91,13 +91,14 @@ class Chain:
         seed: None for the pipeline's own.
         hflip, vflip: probabilities.
         policy: None for none.
-        fill: red, green and blue, whole numbers in [0, 255], of what a rotation, shear or translation uncovers.
+        fill: red, green and blue, whole numbers in [0, 255], of what a rotation, shear or translation uncovers,
+            and of what is erased with ``remode`` "const".
         interpolation: "nearest", "bilinear", "bicubic", or "random" for one of the last two, drawn for each of those.
         jitter: brightness, contrast, saturation and hue; empty for none.
         jitter_prob: None for always.
         grayscale, blur, erasing: probabilities.
         remode, recount: see :class:`Augmentation`.
-        mean, std: of what erases, three values each, for images in [0, 1].
+        mean, std: of the noise that erases, three values each, for images in [0, 1].
     """
 
     kind: str
