@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Everything worth measuring on a machine with a GPU, in blocks of at most seven, six and six minutes:
+# Everything worth measuring on a machine with a GPU, in blocks of at most six, seven, six and six minutes:
 #
-#     MEASURE_BLOCKS="loader step more" tests/gpu/measure.sh OUT PHOTOGRAPHS
+#     MEASURE_BLOCKS="augment loader step more" tests/gpu/measure.sh OUT PHOTOGRAPHS
 #
-# "loader": the doctor, the GPU tests, the benchmarks of loader and operators.  "step": the training step, synthetic and
-# from files, eager and compiled, and the whole trainer.  "more": other models and modes of compilation.
+# "augment": a recipe's augmentation: its GPU tests, also under compute-sanitizer where there is one, its loader beside
+# decoding, flips and the rivals, its operators, and a compiled step on it.  "loader": the doctor, the GPU tests, the
+# benchmarks of loader and mixing operators.  "step": the training step, synthetic and from files, eager and compiled,
+# and the whole trainer.  "more": other models and modes of compilation.
 #
 # OUT gets report.txt and a JSON file for each benchmark.  PHOTOGRAPHS holds one sub-folder of JPEG files per class;
 # links beside it make as many of them as are needed.  A machine without a compiler, or whose DALI has no headers, is
@@ -29,7 +31,14 @@ loader_s=${MEASURE_LOADER_S:-80}
 others_s=${MEASURE_OTHERS_S:-40}
 sweep_s=${MEASURE_SWEEP_S:-50}
 overhead_s=${MEASURE_OVERHEAD_S:-25}
-blocks=${MEASURE_BLOCKS:-loader step more}
+blocks=${MEASURE_BLOCKS:-augment loader step more}
+recipe=${MEASURE_RECIPE:-deit_small}
+augment_tests_s=${MEASURE_AUGMENT_TESTS_S:-45}   # these six 355 in all
+recipe_s=${MEASURE_RECIPE_S:-70}
+rivals_s=${MEASURE_RIVALS_S:-70}
+augment_overhead_s=${MEASURE_AUGMENT_OVERHEAD_S:-25}
+augment_step_s=${MEASURE_AUGMENT_STEP_S:-90}
+sanitizer_s=${MEASURE_SANITIZER_S:-55}
 model=${MEASURE_MODEL:-deit_small_patch16_224}
 resnet=${MEASURE_RESNET:-resnet50}
 pvt=${MEASURE_PVT:-pvt_small}
@@ -91,26 +100,17 @@ PYTHON
 
 wanted() { [[ " $blocks " == *" $1 "* ]]; }
 
-if wanted loader; then
-    parallel=()
-    if "$python" -c 'import xdist' 2>/dev/null; then parallel=(-n "$test_workers"); fi
-    # The installed torch may be another one than the one that the tests were written with, and warn of other things.
-    part doctor 60 "$python" -m dali_mix.tools.cli doctor
-    part tests "$tests_s" "$python" -m pytest -m gpu -q -o filterwarnings=default "${parallel[@]}" "$tests"
+say() { # TEXT: into the report
+    echo "== $1" | tee -a "$out/report.txt"
+}
 
-    loader=("$python" -m dali_mix.tools.bench loader --data-dir "$linked" --device "$device" --img-size "$img_size"
-        -b "$batch" --interpolation bilinear --batches "$batches" --rounds "$rounds")
-    read -ra sweep <<<"--sweep-threads $sweep_threads${sweep_loads:+ --sweep-loads $sweep_loads}"
-    # A limit within each limit: one that ends by itself says what it has measured.
-    part loader "$loader_s" "${loader[@]}" -j "$threads" --baseline none nvidia nvidia_mixup \
-        --time-limit "$((loader_s * 8 / 10))" --json "$out/loader.json"
-    part others "$others_s" "${loader[@]}" -j "$threads" --only none none_half random_mix_half decode decode_resize timm torchvision \
-        --time-limit "$((others_s * 8 / 10))" --json "$out/others.json"
-    part sweep "$sweep_s" "${loader[@]}" --sweep "${sweep[@]}" \
-        --time-limit "$((sweep_s * 8 / 10))" --json "$out/sweep.json"
-    part overhead "$overhead_s" "$python" -m dali_mix.tools.bench overhead --device "$device" --rounds "$rounds" \
-        --time-limit "$((overhead_s * 6 / 10))" --json "$out/overhead.json"
-fi
+parallel=()
+if "$python" -c 'import xdist' 2>/dev/null; then parallel=(-n "$test_workers"); fi
+# The installed torch may be another one than the one that the tests were written with, and warn of other things.
+gpu_tests=(-m pytest -m gpu -q -o filterwarnings=default)
+loader=("$python" -m dali_mix.tools.bench loader --data-dir "$linked" --device "$device" --img-size "$img_size"
+    -b "$batch" --batches "$batches" --rounds "$rounds")
+overhead=("$python" -m dali_mix.tools.bench overhead --device "$device" --rounds "$rounds")
 
 on=$device
 [ "$device" = gpu ] && on=cuda
@@ -122,6 +122,48 @@ step() { # NAME SECONDS FLAGS...: the benchmark of the step, with a limit within
         -j "$threads" --amp --amp-dtype bfloat16 --steps "$steps" --rounds "$rounds" \
         --time-limit "$((limit * 8 / 10))" --json "$out/$name.json" "$@"
 }
+
+if wanted augment; then
+    part augment-tests "$augment_tests_s" "$python" "${gpu_tests[@]}" -k augment "${parallel[@]}" "$tests"
+    part recipe "$recipe_s" "${loader[@]}" -j "$threads" --recipe "$recipe" --only decode flip recipe recipe_half \
+        --baseline decode flip --time-limit "$((recipe_s * 8 / 10))" --json "$out/recipe.json"
+    part rivals "$rivals_s" "${loader[@]}" -j "$threads" --recipe "$recipe" \
+        --only recipe nvidia_recipe timm_recipe torchvision_recipe --baseline recipe \
+        --time-limit "$((rivals_s * 8 / 10))" --json "$out/rivals.json"
+    part augment-overhead "$augment_overhead_s" "${overhead[@]}" --img-size 32 \
+        --only flip erasing jitter 3a rand recipe \
+        --time-limit "$((augment_overhead_s * 6 / 10))" --json "$out/augment-overhead.json"
+    # Of the compiled step alone, synthetic and from files.
+    step augment-step "$augment_step_s" --model "$model" --torchcompile "$backend" --data-dir "$linked" \
+        --recipe "$recipe" --only mixup --steps "$((steps * 3))"
+    if [ "$device" != gpu ]; then
+        say "sanitizer: left out, there is no GPU"
+    elif command -v compute-sanitizer >/dev/null; then
+        part sanitizer "$sanitizer_s" compute-sanitizer --tool memcheck --error-exitcode 1 "$python" "${gpu_tests[@]}" \
+            -k augment "$tests"
+    else
+        say "sanitizer: left out, there is no compute-sanitizer"
+    fi
+fi
+
+if wanted loader; then
+    part doctor 60 "$python" -m dali_mix.tools.cli doctor
+    part tests "$tests_s" "$python" "${gpu_tests[@]}" "${parallel[@]}" "$tests"
+
+    bilinear=("${loader[@]}" --interpolation bilinear)
+    read -ra sweep <<<"--sweep-threads $sweep_threads${sweep_loads:+ --sweep-loads $sweep_loads}"
+    # A limit within each limit: one that ends by itself says what it has measured.
+    part loader "$loader_s" "${bilinear[@]}" -j "$threads" --baseline none nvidia nvidia_mixup \
+        --time-limit "$((loader_s * 8 / 10))" --json "$out/loader.json"
+    part others "$others_s" "${bilinear[@]}" -j "$threads" \
+        --only none none_half random_mix_half decode decode_resize timm torchvision \
+        --time-limit "$((others_s * 8 / 10))" --json "$out/others.json"
+    part sweep "$sweep_s" "${bilinear[@]}" --sweep "${sweep[@]}" \
+        --time-limit "$((sweep_s * 8 / 10))" --json "$out/sweep.json"
+    part overhead "$overhead_s" "${overhead[@]}" \
+        --only one_hot cutmix mixup random_mix "random_mix, size read" "cutmix elem" "mixup elem" "random_mix elem" \
+        --time-limit "$((overhead_s * 6 / 10))" --json "$out/overhead.json"
+fi
 
 if wanted step; then
     step synthetic "$synthetic_s" --model "$model" --compiled --torchcompile "$backend"

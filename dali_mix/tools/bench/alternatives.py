@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,10 +14,12 @@ import torch
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.tools.bench.clock import Stopwatch
 from dali_mix.tools.bench.dali_loaders import DALI_LOADERS
+from dali_mix.tools.bench.recipe import Recipe
+from dali_mix.tools.bench.recipe_loaders import RECIPE_LOADERS
 from dali_mix.tools.bench.setting import Alternative, Batches, Setting
 from dali_mix.tools.bench.torch_loaders import TORCH_LOADERS
 
-ALTERNATIVES: Mapping[str, Alternative] = {**DALI_LOADERS, **TORCH_LOADERS}
+ALTERNATIVES: Mapping[str, Alternative] = {**DALI_LOADERS, **TORCH_LOADERS, **RECIPE_LOADERS}
 
 _WARM_UP = 6
 """Batches before the clock starts: decoders and buffers grow, and an idle pipeline holds up to four ready."""
@@ -79,17 +81,35 @@ def segment(alternative: Alternative, setting: Setting, batches: int | None) -> 
     return work
 
 
-def choose_alternatives(names: list[str]) -> dict[str, Alternative]:
-    """The named alternatives; "all" names every one.
+def choose_alternatives(names: Sequence[str], recipe: Recipe | None) -> dict[str, Alternative]:
+    """The named alternatives; "all" names every one that there is with, or without, a recipe.
+
+    Args:
+        names: of :data:`ALTERNATIVES`.
+        recipe: if one was given.
 
     Raises:
-        ConfigError: for an unknown name.
+        ConfigError: for an unknown name, one that needs a recipe, or a recipe that none needs.
     """
-    names = list(ALTERNATIVES) if "all" in names else list(dict.fromkeys(names))
+    if "all" in names:
+        names = [name for name, alternative in ALTERNATIVES.items() if recipe or not alternative.of_recipe]
     unknown = [name for name in names if name not in ALTERNATIVES]
     if unknown:
         raise ConfigError(f"no alternative {unknown[0]!r}; there are all, {', '.join(ALTERNATIVES)}")
-    return {name: ALTERNATIVES[name] for name in names}
+    chosen = {name: ALTERNATIVES[name] for name in names}
+    augmented = [name for name, alternative in chosen.items() if alternative.of_recipe]
+    if augmented and recipe is None:
+        raise ConfigError(f"{augmented[0]} needs an augmentation: give --recipe NAME, or flags such as --aa")
+    if recipe is not None and not augmented:
+        raise ConfigError(f"--recipe and the flags of augmentation have no effect on {', '.join(chosen)}")
+    return chosen
+
+
+def without_equal(chosen: Mapping[str, Alternative], recipe: Recipe | None) -> dict[str, str]:
+    """The alternatives that cannot do what the recipe asks for, and the flag that asks for it."""
+    features = recipe.features if recipe else set()
+    found = {name: sorted(features.intersection(alternative.lacks)) for name, alternative in chosen.items()}
+    return {name: " and ".join(lacking) for name, lacking in found.items() if lacking}
 
 
 def _whole(batches: int, epoch: int) -> int:

@@ -31,7 +31,8 @@ _INTERPOLATION = {"bilinear": types.INTERP_TRIANGULAR, "bicubic": types.INTERP_C
 """NVIDIA's pipeline has the first: antialiased, as all alternatives are."""
 
 
-def _options(setting: Setting) -> dict[str, Any]:
+def pipeline_options(setting: Setting) -> dict[str, Any]:
+    """Arguments of every pipeline."""
     return {
         "batch_size": setting.batch_size,
         "num_threads": setting.workers,
@@ -43,8 +44,8 @@ def _options(setting: Setting) -> dict[str, Any]:
 @contextmanager
 def _open_mixed(choices: Mapping[str, float], setting: Setting, half: bool = False) -> Iterator[Batches]:
     """Ours.  ``choices`` as ``random_mix`` takes them; ``half`` as the trainer sets it with ``--amp``."""
-    with MixLoader(_mixed(choices, half, setting, **_options(setting))) as loader:
-        yield ((batch.images, batch.targets) for batch in _endless(loader))
+    with MixLoader(_mixed(choices, half, setting, **pipeline_options(setting))) as loader:
+        yield ((batch.images, batch.targets) for batch in endless(loader))
 
 
 @pipeline_def
@@ -78,13 +79,15 @@ def _mixed(choices, half, setting):  # type: ignore[no-untyped-def]
 @contextmanager
 def _open_nvidia(setting: Setting) -> Iterator[Batches]:
     """The training pipeline of DALI's ``docs/examples/use_cases/pytorch/resnet50/main.py``, iterated as there."""
+    yield nvidia_batches(_nvidia(setting, **pipeline_options(setting)))
+
+
+def nvidia_batches(pipeline: Pipeline) -> Batches:
+    """Images and labels of a pipeline that reads with :func:`decoded`, epoch after epoch."""
     loader = DALIClassificationIterator(
-        _nvidia(setting, **_options(setting)),
-        reader_name=_READER,
-        last_batch_policy=LastBatchPolicy.PARTIAL,
-        auto_reset=True,
+        pipeline, reader_name=_READER, last_batch_policy=LastBatchPolicy.PARTIAL, auto_reset=True
     )
-    yield ((outputs[0]["data"], outputs[0]["label"].squeeze(-1).long()) for outputs in _endless(loader))
+    return ((outputs[0]["data"], outputs[0]["label"].squeeze(-1).long()) for outputs in endless(loader))
 
 
 @contextmanager
@@ -97,9 +100,9 @@ def _open_nvidia_mixup(setting: Setting) -> Iterator[Batches]:
 
 @pipeline_def(exec_dynamic=True)
 def _nvidia(setting):  # type: ignore[no-untyped-def]
-    images, labels = _decoded(setting)
+    images, labels = decoded(setting)
     images = fn.crop_mirror_normalize(
-        _resized(images, setting),
+        resized(images, setting),
         dtype=types.FLOAT,
         output_layout="CHW",
         crop=(setting.img_size, setting.img_size),
@@ -110,7 +113,7 @@ def _nvidia(setting):  # type: ignore[no-untyped-def]
     return images, labels
 
 
-def _decoded(setting: Setting) -> tuple[DataNode, DataNode]:
+def decoded(setting: Setting) -> tuple[DataNode, DataNode]:
     """NVIDIA's reader and decoder: random crops, uint8 (h, w, 3), and labels, both on the setting's device."""
     on_gpu = setting.backend.decoder == "mixed"
     jpegs, labels = fn.readers.file(
@@ -134,20 +137,21 @@ def _decoded(setting: Setting) -> tuple[DataNode, DataNode]:
     return images, labels.gpu() if on_gpu else labels
 
 
-def _resized(images: DataNode, setting: Setting) -> DataNode:
+def resized(images: DataNode, setting: Setting) -> DataNode:
+    """The images in the setting's size, as NVIDIA's pipelines have it."""
     size = setting.img_size
     return fn.resize(images, resize_x=size, resize_y=size, interp_type=_INTERPOLATION[setting.interpolation])
 
 
 @pipeline_def
 def _decode_only(setting):  # type: ignore[no-untyped-def]
-    return _decoded(setting)
+    return decoded(setting)
 
 
 @pipeline_def
 def _decode_and_resize(setting):  # type: ignore[no-untyped-def]
-    images, labels = _decoded(setting)
-    return _resized(images, setting), labels
+    images, labels = decoded(setting)
+    return resized(images, setting), labels
 
 
 @contextmanager
@@ -156,7 +160,7 @@ def _open_crops(graph: Callable[..., Pipeline], setting: Setting) -> Iterator[Ba
 
     The images differ in size, so that a batch is a list of tensors, which own DALI's buffers.
     """
-    pipeline = graph(setting, **_options(setting))
+    pipeline = graph(setting, **pipeline_options(setting))
     pipeline.build()
 
     def batches() -> Batches:
@@ -170,7 +174,7 @@ def _open_crops(graph: Callable[..., Pipeline], setting: Setting) -> Iterator[Ba
 @contextmanager
 def _open_images(graph: Callable[..., Pipeline], setting: Setting) -> Iterator[Batches]:
     """The same for images of one size: a batch is one tensor (B, H, W, 3)."""
-    pipeline = graph(setting, **_options(setting))
+    pipeline = graph(setting, **pipeline_options(setting))
     pipeline.build()
 
     def batches() -> Batches:
@@ -185,7 +189,7 @@ def _labels(labels: Any) -> torch.Tensor:
     return torch.from_dlpack(labels.as_tensor()).flatten().long()
 
 
-def _endless(loader: Any) -> Iterator[Any]:
+def endless(loader: Any) -> Iterator[Any]:
     """Epoch after epoch; each ``for`` loop over a loader is one."""
     return itertools.chain.from_iterable(itertools.repeat(loader))
 

@@ -1,8 +1,9 @@
-"""What mixing costs in the loader, and what other loaders do: images per second and processor time."""
+"""What mixing and augmentation cost in the loader, and what other loaders do: images per second and processor time."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,14 +12,21 @@ from typing import Any
 
 from dali_mix.data import DecoderSettings, ImageFolder, scan_image_folder, select_backend
 from dali_mix.errors import ConfigError
-from dali_mix.tools.bench import sweep
-from dali_mix.tools.bench.alternatives import ALTERNATIVES, LoadingTime, choose_alternatives, segment
+from dali_mix.tools.bench import recipe, sweep
+from dali_mix.tools.bench.alternatives import ALTERNATIVES, LoadingTime, choose_alternatives, segment, without_equal
 from dali_mix.tools.bench.report import SPEED_COLUMNS, Column, describe_mixing
-from dali_mix.tools.bench.setting import Alternative, Setting
+from dali_mix.tools.bench.setting import CUTMIX_ALPHA, MIXUP_ALPHA, SMOOTHING, Alternative, Setting
 from dali_mix.tools.bench.timing import measure, ratio, spread, summarise
 
 DEFAULT_ONLY = ("none", "cutmix", "mixup", "random_mix", "nvidia", "nvidia_mixup")
 DEFAULT_BASELINE = "none"
+RECIPE_ONLY = ("flip", "recipe", "decode", "nvidia_recipe", "timm_recipe", "torchvision_recipe")
+RECIPE_BASELINE = "flip"
+
+_INTERPOLATION = "bicubic"
+_WITHOUT_RECIPE: dict[str, Any] = {"mixup": MIXUP_ALPHA, "cutmix": CUTMIX_ALPHA, "smoothing": SMOOTHING}
+_WITHOUT_RECIPE |= {"train_interpolation": _INTERPOLATION}
+"""The trainer's flags for an augmentation without a recipe: mixed as everything else here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,18 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--img-size", type=int, default=224, metavar="PX", help="side of the images")
     add("-b", "--batch-size", type=int, default=64, metavar="N", help="images per batch")
     add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads, or a DataLoader's processes")
-    add("--interpolation", choices=("bicubic", "bilinear"), default="bicubic", help="of every alternative's resize")
+    add("--interpolation", choices=("bicubic", "bilinear"), help="of every alternative's resize; by default the "
+        f"recipe's, or {_INTERPOLATION}")  # fmt: skip
     add("--hw-decoder-load", type=float, metavar="SHARE", help="share of the images that DALI gives to the hardware "
         "decoder, in [0, 1]; by default DALI decides")  # fmt: skip
     add("--only", nargs="+", metavar="NAME", help="time these alternatives: all, or some of "
-        f"{', '.join(ALTERNATIVES)}; by default {', '.join(DEFAULT_ONLY)}")  # fmt: skip
+        f"{', '.join(ALTERNATIVES)}; by default {', '.join(DEFAULT_ONLY)}, or with an augmentation "
+        f"{', '.join(RECIPE_ONLY)}")  # fmt: skip
     add("--baseline", nargs="+", metavar="NAME", help="alternatives that the others are compared with, round by "
-        f"round; by default {DEFAULT_BASELINE}, or the first that is timed")  # fmt: skip
+        f"round; by default {DEFAULT_BASELINE}, or {RECIPE_BASELINE}, or the first that is timed")  # fmt: skip
     add("--rounds", type=int, default=20, metavar="N", help="each alternative is timed this often")
     add("--batches", type=int, metavar="N", help="timed batches per alternative and round; by default 12, rounded "
         "up to whole epochs where these are short")  # fmt: skip
     add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer")
     sweep.add_arguments(parser)
+    recipe.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,22 +70,45 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         DataError: for an image that cannot be loaded.
     """
     _check(args)
-    chosen = choose_alternatives(args.only or ([sweep.DEFAULT_ALTERNATIVE] if args.sweep else list(DEFAULT_ONLY)))
-    if args.sweep:
-        return _sweep(chosen, args)
+    asked = recipe.read_recipe(args, **_WITHOUT_RECIPE)
+    if asked is not None and args.interpolation is not None:
+        asked.settings.train_interpolation = args.interpolation
+    chosen = choose_alternatives(args.only or _default_names(args.sweep, asked), asked)
+    left_out = without_equal(chosen, asked)
+    chosen = {name: alternative for name, alternative in chosen.items() if name not in left_out}
+    lines = [f"{name} is left out: it has no equal of {what}" for name, what in left_out.items()]
+    if not chosen:
+        raise ConfigError(f"nothing is left to time: {'; '.join(lines)}")
+    setting = functools.partial(_setting, args, asked)
+    result = _sweep(chosen, setting, args) if args.sweep else _compare(chosen, setting, args)
+    lines = [*([asked.describe()] if asked else []), *lines]
+    return result | {"lines": [*lines, *result["lines"]]}
+
+
+def _default_names(sweeping: bool, asked: recipe.Recipe | None) -> Sequence[str]:
+    if sweeping:
+        return [sweep.DEFAULT_ALTERNATIVE if asked is None else "recipe"]
+    return DEFAULT_ONLY if asked is None else RECIPE_ONLY
+
+
+def _compare(
+    chosen: Mapping[str, Alternative], setting: Callable[[], Setting], args: argparse.Namespace
+) -> dict[str, Any]:
     baselines = _baselines(args.baseline, list(chosen))
     if args.hw_decoder_load is not None and all(alternative.processes for alternative in chosen.values()):
         raise ConfigError("--hw-decoder-load has no effect: none of the alternatives decodes with DALI")
-    setting = _setting(args)
-    return _measure({name: segment(chosen[name], setting, args.batches) for name in chosen}, baselines, args)
+    same = setting()
+    return _measure({name: segment(chosen[name], same, args.batches) for name in chosen}, baselines, args)
 
 
-def _sweep(chosen: Mapping[str, Alternative], args: argparse.Namespace) -> dict[str, Any]:
+def _sweep(
+    chosen: Mapping[str, Alternative], setting: Callable[[], Setting], args: argparse.Namespace
+) -> dict[str, Any]:
     if len(chosen) > 1:
         raise ConfigError(f"--sweep takes one alternative, got {' '.join(chosen)}")
     ((name, alternative),) = chosen.items()
-    settings = sweep.settings(alternative, _setting(args), args)
-    work = {label: segment(alternative, setting, args.batches) for label, setting in settings.items()}
+    settings = sweep.settings(alternative, setting(), args)
+    work = {label: segment(alternative, one, args.batches) for label, one in settings.items()}
     result = _measure(work, [next(iter(work))], args)
     return result | {"lines": [*result["lines"], sweep.best(name, result["results"])]}
 
@@ -89,11 +123,15 @@ def _check(args: argparse.Namespace) -> None:
     sweep.check(args)
 
 
-def _setting(args: argparse.Namespace) -> Setting:
+def _setting(args: argparse.Namespace, asked: recipe.Recipe | None) -> Setting:
     backend = select_backend(args.device)
     if backend.decoder == "cpu" and (args.hw_decoder_load is not None or args.sweep_loads is not None):
         raise ConfigError("the hardware decoder needs a GPU: leave out --hw-decoder-load and --sweep-loads")
     folder = _whole_batches(scan_image_folder(args.data_dir), args.images, args.batch_size)
+    if args.interpolation is None:
+        # "random" is timm's and ours alone.
+        wanted = asked.settings.train_interpolation if asked else _INTERPOLATION
+        args.interpolation = "bilinear" if wanted == "random" else wanted
     return Setting(
         folder=folder,
         backend=backend,
@@ -102,6 +140,7 @@ def _setting(args: argparse.Namespace) -> Setting:
         interpolation=args.interpolation,
         workers=args.workers,
         decoder_settings=DecoderSettings(hw_decoder_load=args.hw_decoder_load),
+        recipe=asked,
     )
 
 
@@ -135,7 +174,7 @@ def _spread_over_classes(folder: ImageFolder, count: int) -> ImageFolder:
 
 def _baselines(baselines: Sequence[str] | None, names: Sequence[str]) -> list[str]:
     if baselines is None:
-        return [DEFAULT_BASELINE if DEFAULT_BASELINE in names else names[0]]
+        return [next((name for name in (DEFAULT_BASELINE, RECIPE_BASELINE) if name in names), names[0])]
     missing = [name for name in baselines if name not in names]
     if missing:
         raise ConfigError(f"--baseline {missing[0]} is not timed; the alternatives are {', '.join(names)}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dali_mix.data import DecoderSettings, ImageFolder
 from dali_mix.data.device import Backend
+from dali_mix.tools.bench.recipe import Recipe
 
 SMOOTHING = 0.1
 MIXUP_ALPHA = 0.8
@@ -31,6 +32,7 @@ class Setting:
         workers: DALI's CPU threads, or a DataLoader's processes.
         decoder_settings: of DALI's mixed decoder.
         seed: of everything that is drawn.
+        recipe: of augmentation and mixing, for the alternatives that have one.
     """
 
     folder: ImageFolder
@@ -41,6 +43,7 @@ class Setting:
     workers: int
     decoder_settings: DecoderSettings
     seed: int = 0
+    recipe: Recipe | None = None
 
     @property
     def num_classes(self) -> int:
@@ -54,6 +57,12 @@ class Setting:
         return torch.device("cpu") if index is None else torch.device("cuda", index)
 
 
+def recipe_of(setting: Setting) -> Recipe:
+    """The recipe of an alternative that needs one; ``choose_alternatives`` refuses it without."""
+    assert setting.recipe is not None
+    return setting.recipe
+
+
 Batches = Iterator[tuple[Any, Tensor]]
 """Images, and soft targets (B, K) or labels (B,), on one device; without end, one epoch after the other."""
 
@@ -65,7 +74,11 @@ class Alternative(NamedTuple):
         open: what makes its batches; left, it has ended its threads and processes.
         processes: whether its workers are processes, which deliver in bursts of one batch each, and not
             DALI's threads.
+        of_recipe: whether it augments and mixes by the setting's recipe, and needs one.
+        lacks: what of a recipe's features it has no equal of.
     """
 
     open: Callable[[Setting], AbstractContextManager[Batches]]
     processes: bool = False
+    of_recipe: bool = False
+    lacks: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ import torch
 from timm.utils import ParseKwargs
 
 from dali_mix.errors import ConfigError
-from dali_mix.tools.bench import step_loop, step_parts
+from dali_mix.tools.bench import recipe, step_loop, step_parts
 from dali_mix.tools.bench.report import Column
 from dali_mix.tools.bench.step_parts import PARTS as PARTS
 from dali_mix.tools.bench.step_parts import ByPart
@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--loop", action="store_true", help="instead: what the trainer's loop costs beside forward, backward and update"
     )
+    recipe.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -126,6 +127,8 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--torchcompile-mode has no effect without --compiled or --torchcompile")
     if args.unguarded and not args.nonfinite_limit:
         raise ConfigError("--unguarded has no effect beside --nonfinite-limit 0")
+    if recipe.is_given(args) and not args.data_dir:
+        raise ConfigError("--recipe and the flags of augmentation have no effect without --data-dir")
     if args.loop and (args.data_dir or args.compiled or args.torchcompile or args.unguarded or args.only):
         raise ConfigError("--loop times one eager model on synthetic images: leave the other alternatives out")
 

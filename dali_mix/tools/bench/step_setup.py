@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import importlib
 from typing import Any
 
 from torch import nn
@@ -13,9 +12,10 @@ from torch import nn
 from dali_mix.data import scan_image_folder
 from dali_mix.errors import ConfigError
 from dali_mix.smmix.families import adapter_for
+from dali_mix.tools.bench.recipe import FLAGS, augmentation_settings, pipelines
 from dali_mix.train.building import build_trainer, compile_modules, create_loss, create_model, create_stage
 from dali_mix.train.config import build_parser
-from dali_mix.train.datasets import Data, Loaders, Pipelines
+from dali_mix.train.datasets import Data, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
 from dali_mix.train.step import TrainStep
@@ -60,9 +60,12 @@ def prepare(args: argparse.Namespace, world: World) -> Setup:
     """The model, its stage and the trainer, all made as the command line makes them.
 
     Raises:
-        ConfigError: for a model that cannot be made, or images on which SMMix has no room for a window.
+        ConfigError: for a model that cannot be made, images on which SMMix has no room for a window, or an
+            augmentation that does not exist.
     """
-    settings = argparse.Namespace(**(vars(build_parser().parse_args([])) | vars(args) | _TRAINER))
+    own = {name: value for name, value in vars(args).items() if name not in FLAGS}
+    defaults = vars(build_parser().parse_args([]))
+    settings = argparse.Namespace(**(defaults | augmentation_settings(args) | own | _TRAINER))
     settings.smmix = True
     model, config = create_model(settings, args.num_classes, world)
     unserved = _unserved(model)
@@ -115,14 +118,5 @@ def open_loaders(setup: Setup, mixes: list[str]) -> dict[str, Any]:
     opened = {}
     for mix in mixes:
         args = argparse.Namespace(**(unmixed | _MIXED_BY[mix]))
-        opened[mix] = Loaders(args, data, setup.config, setup.world, _pipelines()).training()
+        opened[mix] = Loaders(args, data, setup.config, setup.world, pipelines()).training()
     return opened
-
-
-def _pipelines() -> Pipelines:
-    # By name, as the trainer's entry is given them: nothing in this package imports the recipes.
-    try:
-        imagenet = importlib.import_module("pipelines.imagenet")
-    except ImportError as error:
-        raise ConfigError(f"--data-dir needs the pipelines beside dali_mix: {error}") from error
-    return {"imagenet": (imagenet.imagenet_train, imagenet.imagenet_val)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, FastCollateMixup, ImageDataset, create_loader
@@ -18,7 +18,16 @@ from torchvision import io
 from torchvision.transforms import InterpolationMode, v2
 
 from dali_mix.data import ImageFolder
-from dali_mix.tools.bench.setting import CUTMIX_ALPHA, MIXUP_ALPHA, SMOOTHING, Alternative, Batches, Setting
+from dali_mix.tools.bench.recipe import LEVELS, Recipe
+from dali_mix.tools.bench.setting import (
+    CUTMIX_ALPHA,
+    MIXUP_ALPHA,
+    SMOOTHING,
+    Alternative,
+    Batches,
+    Setting,
+    recipe_of,
+)
 
 _EPOCHS = 1_000_000
 """More than are ever read.  One epoch's end and the next one's start then overlap, as within an epoch: short
@@ -45,21 +54,48 @@ class _FolderReader(Reader):
 @contextmanager
 def _open_timm(setting: Setting) -> Iterator[Batches]:
     """timm's loader as its ``train.py`` makes it: mixing in the collate function, normalising on the device."""
+    mixing = {"mixup_alpha": MIXUP_ALPHA, "cutmix_alpha": CUTMIX_ALPHA, "label_smoothing": SMOOTHING}
+    augmentation = {"color_jitter": 0.0, "interpolation": setting.interpolation}
+    yield _timm_batches(setting, mixing, augmentation)
+
+
+@contextmanager
+def _open_timm_recipe(setting: Setting) -> Iterator[Batches]:
+    """The same with the recipe's augmentation; erasing is on the device, on normalised images."""
+    recipe = recipe_of(setting)
+    args = recipe.settings
+    augmentation = {
+        "no_aug": args.no_aug,
+        "scale": args.scale,
+        "ratio": args.ratio,
+        "interpolation": args.train_interpolation,
+        "hflip": args.hflip,
+        "vflip": args.vflip,
+        "color_jitter": args.color_jitter,
+        "color_jitter_prob": args.color_jitter_prob,
+        "grayscale_prob": args.grayscale_prob or 0.0,
+        "gaussian_blur_prob": args.gaussian_blur_prob or 0.0,
+        "auto_augment": args.aa,
+        "re_prob": args.reprob,
+        "re_mode": args.remode,
+        "re_count": args.recount,
+    }
+    yield _timm_batches(setting, recipe.timm_mixup(), augmentation)
+
+
+def _timm_batches(setting: Setting, mixing: Mapping[str, Any], augmentation: Mapping[str, Any]) -> Batches:
     loader = create_loader(
         ImageDataset(setting.folder.root, reader=_FolderReader(setting.folder)),
         input_size=(3, setting.img_size, setting.img_size),
         batch_size=setting.batch_size,
         is_training=True,
-        color_jitter=0.0,
-        interpolation=setting.interpolation,
         num_workers=setting.workers,
-        collate_fn=FastCollateMixup(
-            MIXUP_ALPHA, CUTMIX_ALPHA, label_smoothing=SMOOTHING, num_classes=setting.num_classes
-        ),
+        collate_fn=FastCollateMixup(**mixing, num_classes=setting.num_classes),
         device=setting.device,
         use_multi_epochs_loader=True,
+        **augmentation,
     )
-    yield itertools.chain.from_iterable(itertools.repeat(loader))
+    return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 class _Jpegs(Dataset):
@@ -78,16 +114,16 @@ class _Jpegs(Dataset):
 
 
 @contextmanager
-def _open_torchvision(setting: Setting) -> Iterator[Batches]:
+def _open_torchvision(make: Callable[[Setting], _Transforms], setting: Setting) -> Iterator[Batches]:
     """torchvision's v2 transforms and ``decode_jpeg`` on the device; on the CPU that is in the worker processes.
 
     On a GPU the processes only read, and the decoder gets whole batches, which its documentation calls for.
     torchvision's mixing does not smooth labels: it leaves that to the loss.
     """
     on_gpu = setting.device.type == "cuda"
-    crop, normalize, mixing = _transforms(setting)
+    augment, normalize, erase, mixing = make(setting)
     decode = functools.partial(_decode, device=setting.device)
-    per_image = v2.Identity() if on_gpu else v2.Compose([v2.Lambda(decode), crop, normalize])
+    per_image = v2.Identity() if on_gpu else v2.Compose([v2.Lambda(decode), augment, normalize, erase])
     data = _Jpegs(setting.folder, per_image)
     loader = DataLoader(
         data,
@@ -99,19 +135,69 @@ def _open_torchvision(setting: Setting) -> Iterator[Batches]:
     )
 
     def on_device(batch: tuple[Sequence[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        images = torch.stack([crop(image) for image in decode(batch[0])])
-        return mixing(normalize(images), batch[1].to(setting.device, non_blocking=True))
+        images = normalize(torch.stack([augment(image) for image in decode(batch[0])]))
+        if not isinstance(erase, v2.Identity):  # of a batch it would erase the same box in all images
+            images = torch.stack([erase(image) for image in images])
+        return mixing(images, batch[1].to(setting.device, non_blocking=True))
 
     yield map(on_device, loader) if on_gpu else iter(loader)
 
 
-def _transforms(setting: Setting) -> tuple[v2.Transform, v2.Transform, v2.Transform]:
-    """Crop and flip, normalise, mix."""
+class _Transforms(NamedTuple):
+    """Of an image: crop, flip and augment, normalise, erase; of a batch: mix."""
+
+    augment: v2.Transform
+    normalize: v2.Transform
+    erase: v2.Transform
+    mixing: v2.Transform
+
+
+_NORMALIZE = v2.Compose(
+    [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
+)
+
+
+def _plain_transforms(setting: Setting) -> _Transforms:
+    """Flip, and Mixup or CutMix."""
     crop = v2.RandomResizedCrop(setting.img_size, interpolation=InterpolationMode(setting.interpolation))
-    normalize = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)]
     classes = {"num_classes": setting.num_classes}
     mixing = v2.RandomChoice([v2.MixUp(alpha=MIXUP_ALPHA, **classes), v2.CutMix(alpha=CUTMIX_ALPHA, **classes)])
-    return v2.Compose([crop, v2.RandomHorizontalFlip()]), v2.Compose(normalize), mixing
+    return _Transforms(v2.Compose([crop, v2.RandomHorizontalFlip()]), _NORMALIZE, v2.Identity(), mixing)
+
+
+def _recipe_transforms(setting: Setting) -> _Transforms:
+    """torchvision's counterparts of the recipe's augmentation, in timm's order."""
+    recipe = recipe_of(setting)
+    args, wanted = recipe.settings, recipe.augmentation
+    steps: list[v2.Transform] = [
+        v2.RandomResizedCrop(
+            setting.img_size, args.scale, args.ratio, interpolation=InterpolationMode(setting.interpolation)
+        ),
+        v2.RandomHorizontalFlip(wanted.hflip),
+        v2.RandomVerticalFlip(wanted.vflip),
+    ]
+    if recipe.rand_augment is not None:
+        number, magnitude = recipe.rand_augment
+        steps.append(v2.RandAugment(number, magnitude, num_magnitude_bins=LEVELS))
+    elif wanted.aa:
+        steps.append(v2.AutoAugment())
+    if wanted.jitter:
+        jitter = v2.ColorJitter(*wanted.jitter)
+        steps.append(jitter if wanted.color_jitter_prob is None else v2.RandomApply([jitter], wanted.color_jitter_prob))
+    steps += [v2.RandomGrayscale(wanted.grayscale_prob)] if wanted.grayscale_prob else []
+    steps += [v2.RandomApply([v2.GaussianBlur(23)], wanted.gaussian_blur_prob)] if wanted.gaussian_blur_prob else []
+    fill = 0.0 if wanted.remode == "const" else "random"
+    erase = v2.RandomErasing(wanted.reprob, value=fill) if wanted.reprob else v2.Identity()
+    return _Transforms(v2.Compose(steps), _NORMALIZE, erase, _recipe_mixing(recipe, setting.num_classes))
+
+
+def _recipe_mixing(recipe: Recipe, num_classes: int) -> v2.Transform:
+    shares = {name: share for name, share in recipe.choices.items() if name != "smmix"}
+    alphas = {"cutmix": recipe.settings.cutmix, "mixup": recipe.settings.mixup}
+    made = {"cutmix": v2.CutMix, "mixup": v2.MixUp}
+    transforms = [made[name](alpha=alphas[name], num_classes=num_classes) for name in shares]
+    rest = max(0.0, 1 - sum(shares.values()))
+    return v2.RandomChoice([*transforms, v2.Identity()], p=[*shares.values(), rest])
 
 
 def _read(path: str) -> bytearray:
@@ -134,5 +220,12 @@ def _collate_bytes(samples: Sequence[tuple[Tensor, int]]) -> tuple[list[Tensor],
 
 TORCH_LOADERS: Mapping[str, Alternative] = {
     "timm": Alternative(_open_timm, processes=True),
-    "torchvision": Alternative(_open_torchvision, processes=True),
+    "torchvision": Alternative(functools.partial(_open_torchvision, _plain_transforms), processes=True),
+    "timm_recipe": Alternative(_open_timm_recipe, processes=True, of_recipe=True),
+    "torchvision_recipe": Alternative(
+        functools.partial(_open_torchvision, _recipe_transforms),
+        processes=True,
+        of_recipe=True,
+        lacks=("--aa 3a", "--mixup-mode", "--cutmix-minmax"),
+    ),
 }
