@@ -5,20 +5,23 @@ from nvidia.dali import fn, pipeline_def, types
 
 from dali_mix import ConfigError, MixLoader, native
 from dali_mix import fn as mix
-from dali_mix.data import scan_image_folder
+from dali_mix.data import Augmentation, scan_image_folder
 from pipelines.imagenet import imagenet_train
 from tests.implementations import need_native
+
+ERASING = Augmentation(reprob=0.5)
 
 
 @pytest.fixture(scope="module")
 def state_of(image_folder):
-    """A state, and a new loader, of an implementation."""
+    """A state of an implementation, or what a new loader of it says to one."""
     need_native()
     folder = scan_image_folder(image_folder / "train")
 
-    def make(mode, state=None):
+    def make(mode, state=None, augmentation=None):
+        options = {"batch_size": 8, "img_size": 32, "device": "cpu", "num_threads": 2, "augmentation": augmentation}
         with native.using(mode):
-            loader = MixLoader(imagenet_train(folder, batch_size=8, img_size=32, device="cpu", num_threads=2))
+            loader = MixLoader(imagenet_train(folder, **options))
         with loader:
             if state is not None:
                 return loader.load_state_dict(state)
@@ -42,12 +45,47 @@ def test_a_state_from_before_there_were_two_is_refused(state_of):
         state_of("on", state)
 
 
+def of_old(state, mixing):
+    """The state as a version saved it whose augmentation was always the portable graph."""
+    fingerprint = {name: value for name, value in state["fingerprint"].items() if name != "augmentation"}
+    return state | {"fingerprint": fingerprint | {"mixing": mixing}}
+
+
+def test_the_loader_knows_what_augments(state_of):
+    found = {mode: state_of(mode, augmentation=ERASING)["fingerprint"]["augmentation"] for mode in ("on", "off")}
+    assert found == {"on": "native", "off": "portable"}
+    assert state_of("on")["fingerprint"]["augmentation"] is None
+
+
+def test_a_state_whose_augmentation_alone_is_another_is_refused(state_of):
+    """As where the mixing is in a loop of its own."""
+    state = state_of("off", augmentation=ERASING)
+    state["fingerprint"]["mixing"] = "native"
+    with pytest.raises(ConfigError, match="the portable implementation of the augmentation, here it is the native"):
+        state_of("on", state, ERASING)
+
+
+def test_an_older_state_is_refused_where_the_native_operators_augment(state_of):
+    reason = r"which augmented by the portable graph, here it is the native .* set DALI_MIX_NATIVE=off, or begin anew"
+    with pytest.raises(ConfigError, match=reason) as caught:
+        state_of("on", of_old(state_of("on", augmentation=ERASING), None), ERASING)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="for the augmentation differ: begin anew, or continue with the version that"):
+        state_of("on", of_old(state_of("on", augmentation=ERASING), "native"), ERASING)
+
+
+def test_an_older_state_goes_on_where_the_augmentation_is_the_same(state_of):
+    state_of("off", of_old(state_of("off", augmentation=ERASING), "portable"), ERASING)
+    state_of("on", of_old(state_of("on"), "native"))
+
+
 def test_a_pipeline_without_our_operators_has_no_implementation(image_folder):
     @pipeline_def(batch_size=4, num_threads=1, device_id=None)
     def host():
         return fn.readers.file(file_root=str(image_folder / "train"))[1]
 
     assert mix.implementation_of(host()) is None
+    assert mix.implementation_of(host(), "augmentation") is None
 
 
 def test_a_batch_of_several_branches_is_refused(image_folder, implementation):

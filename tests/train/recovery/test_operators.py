@@ -50,6 +50,15 @@ def test_a_run_from_before_there_were_two_is_refused_in_one_line(resume, cut):
     assert "--resume-relaxed" in err
 
 
+def test_an_older_run_that_augments_is_refused_in_one_line(resume, cut):
+    """Its augmentation was the portable graph, whatever mixed."""
+    change_facts(cut / "checkpoints" / NEWEST, lambda facts: facts["fingerprint"].pop("augmentation operators"))
+    code, _, err = resume()
+    assert code == 2
+    assert "augmentation operators was 'portable', is 'native' (saved before there was a choice); use the same" in err
+    assert "mixing operators" not in err
+
+
 def test_insisting_on_what_is_there_changes_nothing(resume, cut, whole):
     code, _, err = resume("--native", "on")
     assert code == 0, err
