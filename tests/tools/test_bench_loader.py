@@ -14,6 +14,8 @@ from dali_mix.tools.bench.alternatives import ALTERNATIVES, segment
 from dali_mix.tools.bench.setting import Alternative, Setting
 
 TINY = "--device cpu -j 2 -b 8 --img-size 32 --rounds 2 --batches 2".split()
+PLAIN = [name for name, alternative in ALTERNATIVES.items() if not alternative.of_recipe]
+"""Those that augment by a recipe have tests of their own."""
 MIXED = ("cutmix", "mixup", "random_mix", "random_mix_half", "nvidia_mixup", "timm", "torchvision")
 
 
@@ -40,7 +42,7 @@ def test_the_loader_benchmark_measures_every_alternative(tmp_path, image_folder,
     assert "6 of 70 images are left out, to fill whole batches of 8 (--images 64)" in output.err
 
 
-@pytest.mark.parametrize("name", list(ALTERNATIVES))
+@pytest.mark.parametrize("name", PLAIN)
 def test_an_alternative_delivers_whole_batches_epoch_after_epoch(image_folder, name):
     folder = loader._whole_batches(scan_image_folder(image_folder / "train"), 16, 8)
     setting = setting_of(folder)
@@ -172,7 +174,7 @@ def test_an_image_that_cannot_be_loaded_is_one_line(tmp_path, name, capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", list(ALTERNATIVES))
+@pytest.mark.parametrize("name", PLAIN)
 def test_an_alternative_delivers_on_the_gpu(image_folder, name):
     folder = loader._whole_batches(scan_image_folder(image_folder / "train"), 16, 8)
     setting = setting_of(folder, backend=select_backend("gpu"))

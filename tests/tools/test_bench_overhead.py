@@ -1,7 +1,9 @@
+import argparse
 import json
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 
 from dali_mix import native
@@ -17,12 +19,15 @@ def test_every_row_is_measured_and_compared_with_the_empty_pipeline(tmp_path, ca
     record = json.loads(path.read_text())
     assert list(record["results"]) == [
         "empty", "one_hot", "cutmix", "mixup", "random_mix", "random_mix, size read", "cutmix elem", "mixup elem",
-        "random_mix elem",
+        "random_mix elem", "flip", "erasing", "jitter", "3a", "rand", "recipe",
     ]  # fmt: skip
     assert record["results"]["empty"]["above_ms"] == {"median": 0, "low": 0, "high": 0}
     assert all(len(values) == 2 for values in record["seconds"].values())
+    assert all(figures["build_s"]["low"] > 0 for figures in record["results"].values())
     table = capsys.readouterr().out
-    assert all(text in table for text in [*record["results"], "ms / batch", "ms above empty", "cpu ms above empty"])
+    assert all(
+        text in table for text in [*record["results"], "ms / batch", "ms above empty", "cpu ms above empty", "build s"]
+    )
 
 
 @pytest.mark.parametrize(("mode", "operators"), [("off", "portable"), ("auto", None)])
@@ -51,6 +56,7 @@ def test_the_flags_reach_the_pipeline(monkeypatch, flags, side, dtype):
 
     def run_and_look(pipeline, batches):
         images, targets = pipeline.run()
+        assert np.std(images.as_tensor(), axis=(1, 2)).min() > 20  # of no row one color
         seen.add((images.dtype.name, images.layout(), *images.as_tensor().shape(), *targets.as_tensor().shape()))
         run(pipeline, batches)
 
@@ -58,6 +64,72 @@ def test_the_flags_reach_the_pipeline(monkeypatch, flags, side, dtype):
     monkeypatch.setattr(overhead, "GRAPHS", {"empty": overhead.GRAPHS["cutmix"]})  # the one row that always runs
     assert main([*TINY, *flags.split()]) == 0
     assert seen == {(dtype, "HWC", 8, side, side, 3, 8, 10)}
+
+
+def test_a_longer_definition_is_seen(monkeypatch, tmp_path):
+    def slow(images, labels, args):
+        time.sleep(0.2)
+        return images, labels
+
+    monkeypatch.setattr(overhead, "GRAPHS", {"empty": overhead.GRAPHS["empty"], "slow": slow})
+    path = tmp_path / "figures.json"
+    assert main([*TINY, "--json", str(path)]) == 0
+    record = json.loads(path.read_text())
+    assert record["results"]["slow"]["build_s"]["low"] >= 0.2 > record["results"]["empty"]["build_s"]["low"]
+    assert record["results"]["slow"]["above_ms"]["low"] < 100  # of a batch it is no part
+
+
+@pytest.fixture
+def outputs():
+    """Of one batch of 64 images of 32 px of a row; and the images that it is given."""
+
+    def run(name):
+        args = argparse.Namespace(img_size=32, num_classes=10)
+        pixels = overhead._pixels(32)
+        settings = {"device": "cpu", "batch_size": 64, "num_threads": 2, "device_id": None}
+        pipeline = overhead._pipeline(overhead.GRAPHS[name], args, pixels, **settings)
+        pipeline.build()
+        images, targets, *_ = (np.array(output.as_tensor()) for output in pipeline.run())
+        return pixels, images, targets
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("empty", 0, 0),
+        ("flip", 0.3, 0.7),
+        ("erasing", 0.4, 0.85),
+        ("jitter", 0.99, 1),
+        ("3a", 0.99, 1),
+        ("rand", 0.6, 0.95),
+    ],
+)
+def test_a_row_changes_as_many_images_as_its_augmentation_does(outputs, name, low, high):
+    """Flips half of them; erasing a quarter of the rest; RandAugment leaves a quarter of the rest alone."""
+    pixels, images, _ = outputs(name)
+    assert images.dtype == np.uint8
+    assert low <= np.mean([(image != pixels).any() for image in images]) <= high
+
+
+def test_the_recipe_mixes_and_normalizes(outputs):
+    _, images, targets = outputs("recipe")
+    assert images.dtype == np.float32
+    assert images.shape == (64, 32, 32, 3)
+    assert len({image.tobytes() for image in images}) > 48
+    assert abs(images.mean()) < 2
+    assert np.allclose(targets.sum(1), 1)
+
+
+def test_rows_that_need_uint8_images_are_left_out_of_others(capsys):
+    assert main([*TINY, "--dtype", "float32", "--rounds", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "left out: flip, erasing, jitter, 3a, rand, recipe augment uint8 images only" in out
+    assert main([*TINY, "--dtype", "float32", "--only", "mixup", "rand"]) == 2
+    error = capsys.readouterr().err
+    assert "rand augment uint8 images only: leave out --dtype float32" in error
+    assert error.count("\n") == 1
 
 
 def test_a_number_below_one_is_one_line(capsys):

@@ -45,8 +45,8 @@ class Recipe:
         kind, *parts = self.augmentation.aa.split("-")
         if kind != "rand":
             return None
-        values = {part[0]: float(part[1:]) for part in parts if part[0] in "mn" and part[1:2].isdigit()}
-        return int(values.get("n", 2)), min(10, round(values.get("m", 10)))
+        values = {part[0]: int(part[1:]) for part in parts if part[0] in "mn" and part[1:].isdigit()}
+        return values.get("n", 2), min(10, values.get("m", 10))
 
     @property
     def features(self) -> set[str]:

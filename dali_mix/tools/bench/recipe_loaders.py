@@ -68,9 +68,8 @@ def _settings(setting: Setting, **changes: Any) -> argparse.Namespace:
 def _open_nvidia(setting: Setting) -> Iterator[Batches]:
     """NVIDIA's pipeline with its own augmentation, then timm's ``Mixup`` on the device."""
     mixup = Mixup(**recipe_of(setting).timm_mixup(), num_classes=setting.num_classes)
-    with warnings.catch_warnings():
-        # DALI's policies call operators by names that DALI 2.4 has deprecated.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with warnings.catch_warnings(record=True):
+        # DALI's policies call operators by names that DALI 2.4 has deprecated, and it says so past every filter.
         pipeline = _nvidia(setting, **pipeline_options(setting))
     batches = nvidia_batches(pipeline)
     yield (mixup(images, labels) for images, labels in batches)
@@ -111,13 +110,12 @@ def _flip(images: DataNode, augmentation: Augmentation) -> DataNode:
 
 
 def _jitter(images: DataNode, augmentation: Augmentation) -> DataNode:
-    brightness, contrast, saturation, hue = augmentation.jitter
-    factors = (fn.random.uniform(range=[max(0.0, 1 - x), 1 + x]) for x in (brightness, contrast, saturation))
-    names = ("brightness", "contrast", "saturation")
+    *strengths, hue = augmentation.jitter
+    brightness, contrast, saturation = [fn.random.uniform(range=[max(0.0, 1 - x), 1 + x]) for x in strengths]
     turn = {"hue": fn.random.uniform(range=[-360 * hue, 360 * hue])} if hue else {}
     prob = 1.0 if augmentation.color_jitter_prob is None else augmentation.color_jitter_prob
     if prob == 1.0 or fn.random.coin_flip(probability=prob, dtype=types.BOOL):
-        images = fn.color_twist(images, **dict(zip(names, factors, strict=True)), **turn)
+        images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation, **turn)
     return images
 
 
