@@ -13,8 +13,7 @@ ARCHITECTURES = (75, 80, 90, 100, 120)
 PTX = 80
 """What the text for devices that come later is made for; the driver compiles it when it is loaded."""
 
-_SOURCE = "pixels.cu"
-_HEADERS = ("pixels_kernel.h", "pixel.h", "both.h")
+_SOURCES = ("pixels.cu", "augment/augment.cu")
 _OPTIONS = ("--std=c++17", "--fmad=false", "-default-device")
 
 
@@ -51,12 +50,14 @@ class Compiler:
 
     def _compile(self, architecture: str, result: str) -> bytes:
         nvrtc, program = self._nvrtc, ctypes.c_void_p()
-        headers = [(SOURCES / name).read_bytes() for name in _HEADERS]
+        source = "".join(f'#include "{name}"\n' for name in _SOURCES)
+        headers = {str(path.relative_to(SOURCES)): path for path in SOURCES.rglob("*") if path.suffix in (".cu", ".h")}
         count = len(headers)
         self._check(
             nvrtc.nvrtcCreateProgram(
-                ctypes.byref(program), (SOURCES / _SOURCE).read_bytes(), _SOURCE.encode(), count,
-                (ctypes.c_char_p * count)(*headers), (ctypes.c_char_p * count)(*(name.encode() for name in _HEADERS)),
+                ctypes.byref(program), source.encode(), b"kernels.cu", count,
+                (ctypes.c_char_p * count)(*(path.read_bytes() for path in headers.values())),
+                (ctypes.c_char_p * count)(*(name.encode() for name in headers)),
             )
         )  # fmt: skip
         try:

@@ -46,6 +46,9 @@ inline void RunPass(const Pass& pass) {
     case Kind::kBoxAcross:
     case Kind::kBoxDown:
       return rows::Box(pass);
+    case Kind::kGaussAcross:
+    case Kind::kGaussDown:
+      return rows::Gauss(pass);
     case Kind::kErase:
       return rows::Erase(pass);
     default:

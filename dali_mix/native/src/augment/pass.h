@@ -145,6 +145,14 @@ DALI_MIX_BOTH void RunPixel(const Pass& pass, int place) {
   }
 }
 
+// The counters in the histogram that pixel `place` adds to; returns how many there are.
+DALI_MIX_BOTH int Bins(const Pass& pass, int place, int* bins) {
+  const Byte* in = pass.in + 3LL * place;
+  if (pass.kind == Kind::kGrayHistogram) return bins[0] = Gray(in[0], in[1], in[2]), 1;
+  for (int c = 0; c < 3; c++) bins[c] = c * kLevels + in[c];
+  return 3;
+}
+
 // The table of one channel.
 DALI_MIX_BOTH void FillChannel(const Pass& pass, int channel) {
   const Word32* histogram = pass.histogram + (pass.table == Table::kContrast ? 0 : channel * kLevels);

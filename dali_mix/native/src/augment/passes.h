@@ -141,7 +141,11 @@ class PassList {
   bool Has(Kind kind) const {
     return std::any_of(passes_.begin(), passes_.end(), [kind](const Pass& pass) { return pass.kind == kind; });
   }
-  std::vector<Pass>& passes() { return passes_; }
+  int Tables() const {
+    return static_cast<int>(
+        std::count_if(passes_.begin(), passes_.end(), [](const Pass& pass) { return pass.kind == Kind::kTables; }));
+  }
+  const std::vector<Pass>& passes() const { return passes_; }
 
  private:
   Pass Blank(Kind kind) const {

@@ -119,22 +119,64 @@ DALI_MIX_CLONES inline void BoxRow(Byte* __restrict out, const Byte* const* taps
   }
 }
 
-inline void Box(const Pass& pass) {
-  constexpr int kMostTaps = 64;
-  int taps = 2 * pass.box.radius + 3, reach = pass.box.radius + 1, width = pass.width, row = 3 * width;
-  bool across = pass.kind == Kind::kBoxAcross;
-  std::array<const Byte*, kMostTaps> tap;
+// The same for a Gaussian.  Each sum is added up in the order of GaussianValue.
+template <typename In>
+DALI_MIX_WITHIN void WeightedRow(float* __restrict sums, const In* const* taps, const float* weights, int start,
+                                 int n) {
+  for (int i = 0; i < n; i++) sums[i] = 0;
+  for (int t = 0; t < kTaps; t++) {
+    const In* tap = taps[t] + start;
+    float weight = weights[t < kTaps / 2 ? kTaps / 2 - t : t - kTaps / 2];
+    for (int i = 0; i < n; i++) sums[i] += weight * static_cast<float>(tap[i]);
+  }
+}
+
+DALI_MIX_CLONES inline void GaussRow(float* __restrict out, const Byte* const* taps, const float* weights, int n) {
+  for (int start = 0; start < n; start += kChunk)
+    WeightedRow(out + start, taps, weights, start, std::min(kChunk, n - start));
+}
+
+DALI_MIX_CLONES inline void GaussRow(Byte* __restrict out, const float* const* taps, const float* weights, int n) {
+  float sums[kChunk];
+  for (int start = 0; start < n; start += kChunk) {
+    int count = std::min(kChunk, n - start);
+    WeightedRow(sums, taps, weights, start, count);
+    for (int i = 0; i < count; i++) out[start + i] = NearestLevel(sums[i]);
+  }
+}
+
+// A filter, row by row: `run` takes what its taps read for a row.  Those of a filter along the row are the row itself,
+// shifted, and what is near its ends is done pixel by pixel; others are rows that `place` keeps within the image.
+template <int kMost, typename In, typename Run>
+void FilterRows(const Pass& pass, const In* in, int taps, bool across, int (*place)(int, int), Run run) {
+  int reach = taps / 2, width = pass.width, row = 3 * width;
+  bool fast = taps <= kMost && (!across || width > 2 * reach);
+  int border = !fast ? width : across ? reach : 0;
+  std::array<const In*, kMost> tap;
   for (int y = 0; y < pass.height; y++) {
-    int64_t start = int64_t{y} * row;
-    bool fast = taps <= kMostTaps && (!across || width > 2 * reach);
-    int border = !fast ? width : across ? reach : 0;  // pixels on each side that are done one by one
-    for (int x = 0; x < std::min(border, width); x++) RunPixel(pass, y * width + x);
+    for (int x = 0; x < border; x++) RunPixel(pass, y * width + x);
     if (!fast) continue;
     for (int x = width - border; x < width; x++) RunPixel(pass, y * width + x);
     for (int t = 0; t < taps; t++)
-      tap[t] = across ? pass.in + start + 3 * t : pass.in + int64_t{Within(y + t - reach, pass.height)} * row;
-    BoxRow(pass.out + start + 3 * border, tap.data(), pass.box, row - 6 * border);
+      tap[t] = across ? in + int64_t{y} * row + 3 * t : in + int64_t{place(y + t - reach, pass.height)} * row;
+    run(int64_t{y} * row + 3 * border, tap.data(), row - 6 * border);
   }
+}
+
+inline void Box(const Pass& pass) {
+  FilterRows<64>(pass, pass.in, 2 * pass.box.radius + 3, pass.kind == Kind::kBoxAcross, Within,
+                 [&](int64_t at, const Byte* const* taps, int n) { BoxRow(pass.out + at, taps, pass.box, n); });
+}
+
+inline void Gauss(const Pass& pass) {
+  if (pass.kind == Kind::kGaussAcross)
+    FilterRows<kTaps>(pass, pass.in, kTaps, true, Reflected, [&](int64_t at, const Byte* const* taps, int n) {
+      GaussRow(pass.floats + at, taps, pass.taps, n);
+    });
+  else
+    FilterRows<kTaps>(pass, pass.floats, kTaps, false, Reflected, [&](int64_t at, const float* const* taps, int n) {
+      GaussRow(pass.out + at, taps, pass.taps, n);
+    });
 }
 
 inline void Erase(const Pass& pass) {

@@ -14,7 +14,7 @@ struct Matrix {
   double xx, xy, x0, yx, yy, y0;
 };
 
-DALI_MIX_BOTH int Floor(double value) {
+DALI_MIX_WITHIN int Floor(double value) {
   int whole = static_cast<int>(value);
   return whole - (value < whole);
 }
@@ -23,12 +23,12 @@ DALI_MIX_BOTH int Within(int place, int length) { return place < 0 ? 0 : place <
 
 // `Number` is double, or four of them.
 template <typename Number>
-DALI_MIX_BOTH Number Linear(Number first, Number second, double share) {
+DALI_MIX_WITHIN Number Linear(Number first, Number second, double share) {
   return first + (second - first) * share;
 }
 
 template <typename Number>
-DALI_MIX_BOTH Number Cubic(Number v1, Number v2, Number v3, Number v4, double share) {
+DALI_MIX_WITHIN Number Cubic(Number v1, Number v2, Number v3, Number v4, double share) {
   Number linear = v3 - v1;
   Number square = 2.0 * (v1 - v2) + v3 - v4;
   Number cube = v2 - v1 - v3 + v4;
@@ -42,7 +42,7 @@ struct Place {
   bool inside;
 };
 
-DALI_MIX_BOTH Place Locate(const Matrix& matrix, int height, int width, int y, int x) {
+DALI_MIX_WITHIN Place Locate(const Matrix& matrix, int height, int width, int y, int x) {
   double across = x + 0.5, down = y + 0.5;
   double left = matrix.xx * across + matrix.xy * down + matrix.x0;
   double top = matrix.yx * across + matrix.yy * down + matrix.y0;
