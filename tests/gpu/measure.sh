@@ -130,7 +130,7 @@ if wanted augment; then
     part rivals "$rivals_s" "${loader[@]}" -j "$threads" --recipe "$recipe" \
         --only recipe nvidia_recipe timm_recipe torchvision_recipe --baseline recipe \
         --time-limit "$((rivals_s * 8 / 10))" --json "$out/rivals.json"
-    part augment-overhead "$augment_overhead_s" "${overhead[@]}" --img-size 32 \
+    part augment-overhead "$augment_overhead_s" "${overhead[@]}" --img-size 32 --batches "$((batches * 2))" \
         --only flip erasing jitter 3a rand recipe \
         --time-limit "$((augment_overhead_s * 6 / 10))" --json "$out/augment-overhead.json"
     # Of the compiled step alone, synthetic and from files.
