@@ -45,7 +45,7 @@ def imports_of(path):
     ("room", "may_know"),
     [
         ("dali_mix/native", ["dali_mix.native", "dali_mix.errors"]),
-        ("dali_mix/fn", ["dali_mix.fn", "dali_mix.native"]),
+        ("dali_mix/fn", ["dali_mix.fn", "dali_mix.native", "dali_mix.errors"]),
         ("dali_mix/data", ["dali_mix.data", "dali_mix.fn", "dali_mix.native", "dali_mix.errors"]),
         ("dali_mix/smmix", ["dali_mix.smmix", "dali_mix.models", "dali_mix.errors"]),
         ("dali_mix/models", ["dali_mix.models"]),

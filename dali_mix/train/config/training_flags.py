@@ -72,7 +72,7 @@ def add_augmentation(group: argparse._ArgumentGroup) -> None:
     add("--train-crop-mode", choices=("rrc",), help="random resized crop")
     add("--scale", type=fraction, nargs="+", default=[0.08, 1.0], metavar="A", help="area of the random crop")
     add("--ratio", type=positive, nargs="+", default=[3 / 4, 4 / 3], metavar="R", help="its width over height")
-    add("--train-interpolation", default="random", choices=("random", "bilinear", "bicubic"), help="of the crop and of warps")
+    add("--train-interpolation", default="random", choices=("random", "bilinear", "bicubic"), help="of crop and warps")
     add("--hflip", type=probability, default=0.5, metavar="PROB", help="horizontal flip")
     add("--vflip", type=probability, default=0.0, metavar="PROB", help="vertical flip")
     add("--color-jitter", type=non_negative, default=0.4, metavar="F", help="off beside most policies of --aa")

@@ -79,8 +79,23 @@ def change_facts(folder, change):
 def test_the_portable_graph_trains_and_its_checkpoints_say_so(train, tmp_path):
     code, _, err = train("--native", "off", "--cutmix", 1, "--mixup", 0.8, "--epochs", 1, "--experiment", "portable")
     assert code == 0, err
-    facts = read_facts(tmp_path / "portable" / "checkpoints" / "checkpoint-1-0")
-    assert facts["fingerprint"]["mixing operators"] == "portable"
+    assert operators_of(tmp_path / "portable") == ("portable", "portable")
+
+
+@pytest.mark.parametrize(
+    ("flags", "augmentation"),
+    [(["--color-jitter", 0.2], "native"), (["--color-jitter", 0], None)],
+)
+def test_checkpoints_say_what_augments(train, tmp_path, flags, augmentation):
+    need_native()
+    code, _, err = train(*flags, "--epochs", 1, "--experiment", "run")
+    assert code == 0, err
+    assert operators_of(tmp_path / "run") == ("native", augmentation)
+
+
+def operators_of(folder):
+    fingerprint = read_facts(folder / "checkpoints" / "checkpoint-1-0")["fingerprint"]
+    return fingerprint["mixing operators"], fingerprint["augmentation operators"]
 
 
 @pytest.mark.distributed
