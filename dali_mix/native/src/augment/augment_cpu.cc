@@ -22,11 +22,11 @@ struct Scratch {
 inline void RunPass(const Pass& pass) {
   switch (pass.kind) {
     case Kind::kHistogram:
-    case Kind::kGrayHistogram:
       return rows::Count(pass);
+    case Kind::kGrayHistogram:
+      return rows::CountGrays(pass);
     case Kind::kTables:
-      for (int c = 0; c < 3; c++) FillChannel(pass, c);
-      return;
+      return rows::FillTables(pass);
     case Kind::kCopy:
       std::memcpy(pass.out, pass.in, static_cast<size_t>(Pixels(pass)) * 3);
       return;

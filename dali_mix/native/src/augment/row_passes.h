@@ -19,17 +19,29 @@ constexpr int kChunk = 1024;
 // Two histograms in turn, as neighbors are often equal and a counter cannot be read before it is written.
 inline void Count(const Pass& pass) {
   Word32 counts[2][3 * kLevels] = {};
-  int pixels = Pixels(pass);
   const Byte* in = pass.in;
-  if (pass.kind == Kind::kGrayHistogram) {
-    for (int i = 0; i < pixels; i++, in += 3) counts[i & 1][Gray(in[0], in[1], in[2])]++;
-  } else {
-    for (int i = 0; i < pixels; i++, in += 3) {
-      Word32* count = counts[i & 1];
-      count[in[0]]++, count[kLevels + in[1]]++, count[2 * kLevels + in[2]]++;
-    }
+  for (int i = 0; i < Pixels(pass); i++, in += 3) {
+    Word32* count = counts[i & 1];
+    count[in[0]]++, count[kLevels + in[1]]++, count[2 * kLevels + in[2]]++;
   }
   for (int i = 0; i < 3 * kLevels; i++) pass.histogram[i] = counts[0][i] + counts[1][i];
+}
+
+inline void CountGrays(const Pass& pass) {
+  Word32 counts[2][kLevels] = {};
+  const Byte* in = pass.in;
+  for (int i = 0; i < Pixels(pass); i++, in += 3) counts[i & 1][Gray(in[0], in[1], in[2])]++;
+  for (int i = 0; i < kLevels; i++) pass.histogram[i] = counts[0][i] + counts[1][i];
+}
+
+inline void FillTables(const Pass& pass) {
+  FillChannel(pass, 0);
+  for (int c = 1; c < 3; c++) {
+    if (pass.table == Table::kContrast)  // one for all
+      std::memcpy(pass.tables + c * kLevels, pass.tables, kLevels);
+    else
+      FillChannel(pass, c);
+  }
 }
 
 inline void Flip(const Pass& pass) {

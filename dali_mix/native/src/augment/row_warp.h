@@ -32,7 +32,10 @@ DALI_MIX_AVX2_WITHIN Four Load(const Byte* pixel) {
 DALI_MIX_AVX2_WITHIN void Store(Four value, Byte* to, bool last) {
   __m128i whole = _mm256_cvttpd_epi32(value);  // clamped where it is packed
   int bytes = _mm_cvtsi128_si32(_mm_packus_epi16(_mm_packus_epi32(whole, whole), whole));
-  std::memcpy(to, &bytes, last ? 3 : 4);
+  if (last)  // each of a length that the compiler knows
+    std::memcpy(to, &bytes, 3);
+  else
+    std::memcpy(to, &bytes, 4);
 }
 
 DALI_MIX_AVX2_WITHIN Four CubicAcross(const Byte* pixels, double share) {
@@ -79,6 +82,23 @@ struct FourPlaces {
   }
 };
 
+// The pixels around a place near the border, those outside taken from its edge.
+template <int kSide>
+struct Patch {
+  Byte rows[kSide][16];
+
+  Patch(const Pass& pass, int top, int left) {
+    for (int i = 0; i < kSide; i++)
+      for (int j = 0; j < kSide; j++)
+        Copy3(PixelAt(pass.in, pass.height, pass.width, top + i, left + j), rows[i] + 3 * j);
+  }
+};
+
+template <bool kCubic>
+DALI_MIX_AVX2_WITHIN Four Interpolated(const Byte* from, int64_t row, double down, double across) {
+  return kCubic ? BicubicFour(from, row, down, across) : BilinearFour(from, row, down, across);
+}
+
 template <bool kCubic>
 DALI_MIX_AVX2 void WarpRow(const Pass& pass, int y, Byte* out) {
   constexpr int kBefore = kCubic ? 1 : 0, kSide = kCubic ? 4 : 2;
@@ -95,13 +115,15 @@ DALI_MIX_AVX2 void WarpRow(const Pass& pass, int y, Byte* out) {
     }
     int left = places.x[i] - kBefore, top = places.y[i] - kBefore;
     const Byte* from = pass.in + top * row + left * 3;
-    // Near the border, pixel by pixel.
-    if (static_cast<unsigned>(left) >= columns || static_cast<unsigned>(top) >= rows || from + (kSide - 1) * row > last)
-      WarpPixel(pass.in, pass.height, pass.width, pass.matrix, pass.filter, pass.fill, y, x, out);
-    else if constexpr (kCubic)
-      Store(BicubicFour(from, row, places.down[i], places.across[i]), out, x == pass.width - 1);
-    else
-      Store(BilinearFour(from, row, places.down[i], places.across[i]), out, x == pass.width - 1);
+    bool border = static_cast<unsigned>(left) >= columns || static_cast<unsigned>(top) >= rows;
+    Four value;
+    if (border || from + (kSide - 1) * row > last) {
+      Patch<kSide> patch(pass, top, left);
+      value = Interpolated<kCubic>(patch.rows[0], sizeof(patch.rows[0]), places.down[i], places.across[i]);
+    } else {
+      value = Interpolated<kCubic>(from, row, places.down[i], places.across[i]);
+    }
+    Store(value, out, x == pass.width - 1);
   }
 }
 
