@@ -82,14 +82,28 @@ DALI_MIX_BOTH void BicubicPixel(const Byte* in, int height, int width, const Pla
 
 DALI_MIX_BOTH int Fixed(double value) { return Floor(value * 65536.0 + 0.5); }
 
-// Pillow has a path of its own for this filter, in fixed point; the pixel's place, or null outside.
+// Where Pillow comes to, which adds `by` to `first` so often: next to a whole number the roundings on the way decide.
+DALI_MIX_BOTH int Reached(double first, double by, int times) {
+  double place = first + by * times, beside = place - Floor(place + 0.5);
+  if (beside > -1e-9 && beside < 1e-9)
+    for (place = first; times > 0; times--) place += by;
+  return place < 0.0 ? -1 : static_cast<int>(place);
+}
+
+// Pillow has paths of its own for this filter: along the axes in double, others in fixed point.  The pixel's place, or
+// null outside.
 DALI_MIX_BOTH const Byte* NearestPixel(const Byte* in, int height, int width, const Matrix& m, int y, int x) {
-  // Unsigned, so that what is far outside may wrap around.
-  Word32 left = static_cast<Word32>(Fixed(m.x0 + m.xx * 0.5 + m.xy * 0.5)) + static_cast<Word32>(Fixed(m.xy)) * y +
-                static_cast<Word32>(Fixed(m.xx)) * x;
-  Word32 top = static_cast<Word32>(Fixed(m.y0 + m.yx * 0.5 + m.yy * 0.5)) + static_cast<Word32>(Fixed(m.yy)) * y +
-               static_cast<Word32>(Fixed(m.yx)) * x;
-  int column = static_cast<int>(left) >> 16, row = static_cast<int>(top) >> 16;
+  int column, row;
+  if (m.xy == 0.0 && m.yx == 0.0) {
+    column = Reached(m.x0 + m.xx * 0.5, m.xx, x), row = Reached(m.y0 + m.yy * 0.5, m.yy, y);
+  } else {
+    // Unsigned, so that what is far outside may wrap around.
+    Word32 left = static_cast<Word32>(Fixed(m.x0 + m.xx * 0.5 + m.xy * 0.5)) + static_cast<Word32>(Fixed(m.xy)) * y +
+                  static_cast<Word32>(Fixed(m.xx)) * x;
+    Word32 top = static_cast<Word32>(Fixed(m.y0 + m.yx * 0.5 + m.yy * 0.5)) + static_cast<Word32>(Fixed(m.yy)) * y +
+                 static_cast<Word32>(Fixed(m.yx)) * x;
+    column = static_cast<int>(left) >> 16, row = static_cast<int>(top) >> 16;
+  }
   bool inside = column >= 0 && column < width && row >= 0 && row < height;
   return inside ? in + (static_cast<long long>(row) * width + column) * 3 : nullptr;
 }
