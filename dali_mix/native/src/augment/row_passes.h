@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <vector>
 
 #include "augment/pass.h"
 #include "augment/row_warp.h"
@@ -158,20 +159,23 @@ DALI_MIX_CLONES inline void GaussRow(Byte* __restrict out, const float* const* t
 }
 
 // A filter, row by row: `run` takes what its taps read for a row.  Those of a filter along the row are the row itself,
-// shifted, and what is near its ends is done pixel by pixel; others are rows that `place` keeps within the image.
+// shifted, with what `place` takes from it at its ends; others are rows that `place` keeps within the image.
 template <int kMost, typename In, typename Run>
 void FilterRows(const Pass& pass, const In* in, int taps, bool across, int (*place)(int, int), Run run) {
-  int reach = taps / 2, width = pass.width, row = 3 * width;
-  bool fast = taps <= kMost && (!across || width > 2 * reach);
-  int border = !fast ? width : across ? reach : 0;
+  if (taps > kMost) {
+    for (int pixel = 0; pixel < Pixels(pass); pixel++) RunPixel(pass, pixel);
+    return;
+  }
+  int reach = taps / 2, width = pass.width;
+  int64_t row = int64_t{3} * width;
   std::array<const In*, kMost> tap;
+  std::vector<In> longer(across ? row + 6 * reach : 0);
   for (int y = 0; y < pass.height; y++) {
-    for (int x = 0; x < border; x++) RunPixel(pass, y * width + x);
-    if (!fast) continue;
-    for (int x = width - border; x < width; x++) RunPixel(pass, y * width + x);
-    for (int t = 0; t < taps; t++)
-      tap[t] = across ? in + int64_t{y} * row + 3 * t : in + int64_t{place(y + t - reach, pass.height)} * row;
-    run(int64_t{y} * row + 3 * border, tap.data(), row - 6 * border);
+    for (int i = 0; across && i < reach; i++)
+      for (int x : {i - reach, width + i}) std::copy_n(in + y * row + 3 * place(x, width), 3, &longer[3 * (x + reach)]);
+    if (across) std::copy_n(in + y * row, row, &longer[3 * reach]);
+    for (int t = 0; t < taps; t++) tap[t] = across ? &longer[3 * t] : in + place(y + t - reach, pass.height) * row;
+    run(y * row, tap.data(), static_cast<int>(row));
   }
 }
 
