@@ -119,10 +119,7 @@ class PassList {
   // Lets the image travel between `out` and `scratch`, so that it ends in `out`; an image that goes through nothing is
   // copied.
   std::vector<Pass>& Route(const Byte* in, Byte* out, Byte* scratch) {
-    auto first = std::find_if(passes_.begin(), passes_.end(),
-                              [](const Pass& pass) { return Moves(pass.kind) || pass.kind == Kind::kErase; });
-    // What stays is copied, and what is erased is never the input.
-    if (first == passes_.end() || first->kind == Kind::kErase) passes_.insert(passes_.begin(), Blank(Kind::kCopy));
+    if (passes_.empty()) New(Kind::kCopy);
     int moves = Moving();
     const Byte* here = in;
     for (Pass& pass : passes_) {
@@ -213,6 +210,7 @@ class PassList {
         int height = static_cast<int>(std::nearbyint(std::sqrt(area * ratio)));
         int width = static_cast<int>(std::nearbyint(std::sqrt(area / ratio)));
         if (height >= height_ || width >= width_) continue;
+        if (Moving() == 0) New(Kind::kCopy);  // what is erased is never the input
         Pass& pass = New(Kind::kErase);
         pass.y1 = stream.Below(height_ - height + 1), pass.x1 = stream.Below(width_ - width + 1);
         pass.y2 = pass.y1 + height, pass.x2 = pass.x1 + width;
