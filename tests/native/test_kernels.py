@@ -36,6 +36,8 @@ KERNELS = {
     "a": (np.uint8, None), "b": (np.float32, None), "c": (np.uint8, types.FLOAT), "d": (np.uint8, types.FLOAT16),
     "e": (np.float32, types.FLOAT), "f": (np.float32, types.FLOAT16),
 }  # fmt: skip
+NAMES = (b"mix_uint8", b"mix_float", b"normalize_uint8_to_half", b"normalize_float_to_float",
+         b"augment_pixels", b"augment_histograms", b"augment_tables")  # fmt: skip
 _BOXES = ("target", "source")
 
 
@@ -59,12 +61,15 @@ def nvrtc():
 def test_compiles_for(nvrtc, architecture):
     binary = nvrtc.binary(architecture)
     assert binary[:4] == b"\x7fELF"
-    for name in (b"mix_uint8", b"mix_float", b"normalize_uint8_to_half", b"normalize_float_to_float"):
+    for name in NAMES:
         assert name in binary
 
 
 def test_devices_to_come_get_text(nvrtc):
-    assert b".target sm_80" in nvrtc.ptx(kernels.PTX)
+    text = nvrtc.ptx(kernels.PTX)
+    assert b".target sm_80" in text
+    for name in NAMES:
+        assert b".visible .entry " + name in text
 
 
 def test_an_error_of_the_compiler_is_told(nvrtc):
