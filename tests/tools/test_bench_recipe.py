@@ -257,3 +257,12 @@ def test_an_augmented_alternative_delivers_on_the_gpu(image_folder, name):
         for images, targets in itertools.islice(batches, 3):
             assert images.shape == (8, 3, 32, 32)
             assert {images.device.type, targets.device.type} == {"cuda"}
+
+
+def test_timms_loader_survives_posterizing_to_no_bits(image_folder, tmp_path):
+    """Pillow 13 raises; with noise on magnitude 9 a recipe comes there after some thousand images."""
+    figures = tmp_path / "figures.json"
+    flags = ["--aa", "rand-m10-n8-p1-inc1", "--only", "timm_recipe", "--rounds", "1", "--batches", "4"]
+    where = ["--data-dir", str(image_folder / "train"), "--device", "cpu", "--img-size", "32", "-b", "4", "-j", "1"]
+    assert main(["loader", *where, *flags, "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["results"]["timm_recipe"]["per_s"]["median"] > 0

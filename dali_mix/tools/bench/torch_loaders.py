@@ -10,7 +10,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, FastCollateMixup, ImageDataset, create_loader
+from timm.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    FastCollateMixup,
+    ImageDataset,
+    auto_augment,
+    create_loader,
+)
 from timm.data.readers.reader import Reader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
@@ -80,7 +87,28 @@ def _open_timm_recipe(setting: Setting) -> Iterator[Batches]:
         "re_mode": args.remode,
         "re_count": args.recount,
     }
-    yield _timm_batches(setting, recipe.timm_mixup(), augmentation)
+    with _posterize_that_pillow_takes():
+        batches = _timm_batches(setting, recipe.timm_mixup(), augmentation)
+    yield batches
+
+
+@contextmanager
+def _posterize_that_pillow_takes() -> Iterator[None]:
+    """Let timm's policies that are made meanwhile keep one bit where they would keep none.
+
+    At a magnitude of 10, which noise on 9 can give, timm asks for none: Pillow 13 raises, and ends the loader.
+    """
+    operations = auto_augment.NAME_TO_OP
+    timms = {name: operations[name] for name in operations if name.startswith("Posterize")}
+    operations.update(dict.fromkeys(timms, _posterize))
+    try:
+        yield
+    finally:
+        operations.update(timms)
+
+
+def _posterize(image: Any, bits_to_keep: int, **options: Any) -> Any:
+    return auto_augment.posterize(image, max(1, bits_to_keep), **options)
 
 
 def _timm_batches(setting: Setting, mixing: Mapping[str, Any], augmentation: Mapping[str, Any]) -> Batches:
