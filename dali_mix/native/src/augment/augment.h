@@ -2,6 +2,8 @@
 #ifndef DALI_MIX_AUGMENT_AUGMENT_H_
 #define DALI_MIX_AUGMENT_AUGMENT_H_
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -65,6 +67,8 @@ class Augment : public dali::StatelessOperator<Backend> {
     DALI_MIX_REQUIRE(extent[1] == augment::kStepNumbers, "steps must be float64 (S, 4), got ", extent[1], " columns");
     augment::PassList passes(settings_, static_cast<int>(shape[0]), static_cast<int>(shape[1]));
     const double* rows = steps.tensor<double>(i);
+    DALI_MIX_REQUIRE(std::all_of(rows, rows + extent[0] * extent[1], [](double value) { return std::isfinite(value); }),
+                     "steps must be finite, those of image ", i, " are not");
     if (shape[0] && shape[1])
       for (int s = 0; s < extent[0]; s++) passes.Add(augment::ReadStep(rows + s * augment::kStepNumbers));
     return passes;

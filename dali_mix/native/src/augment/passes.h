@@ -182,6 +182,7 @@ class PassList {
   }
 
   void AddWarp(const Step& step) {
+    DALI_MIX_REQUIRE(step.option >= 0 && step.option < 3, "steps: there is no filter ", step.option);
     if (step.op == Op::kRotate && std::fmod(step.argument, 360.0) == 0.0) return;  // as Pillow's
     Pass& pass = New(Kind::kWarp);
     pass.matrix = MatrixOf(step, height_, width_);
