@@ -308,8 +308,8 @@ def test_sanitizers_find_nothing(tmp_path):
     found = subprocess.run([*toolchain.find_compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True)
     if "/" not in found.stdout:
         pytest.skip("the compiler has no address sanitizer")
-    program = compiled(tmp_path, harness_text() + MAIN, "main", "-O1", "-g0", "-Wno-psabi", "-fsanitize=address,undefined",
-                       "-fno-sanitize-recover=all")  # fmt: skip
+    options = ["-O1", "-g0", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    program = compiled(tmp_path, harness_text() + MAIN, "main", *options)
     rng = np.random.default_rng(0)
     with open(tmp_path / "batch", "wb") as file:
         for _ in range(250):
