@@ -191,7 +191,7 @@ def _find_or_compile() -> None:
         return  # loaded, for better or worse: there cannot be another
     folder = cache.cache_folder()
     if find_compiler() is not None:
-        _log.info("compiling the mixing operators, once for this machine and DALI ...")
+        _log.info("compiling the native operators, once for this machine and DALI ...")
     if folder is not None:
         try:
             _load(cache.keep(build, folder, unusable))
@@ -249,8 +249,8 @@ def _say_once(failure: str) -> None:
         return
     _state.warned = True
     _log.warning(
-        "mixing uses the portable graph, which decides some ten times more slowly (it can halve a GPU's loader): %s. "
-        "%s=off says that this is wanted",
+        "the portable graph mixes and augments, which decides some ten times more slowly (it can halve a GPU loader): "
+        "%s. %s=off says that this is wanted",
         failure,
         MODE_VARIABLE,
     )

@@ -64,7 +64,7 @@ def _line(name: str, value: str) -> str:
 
 def _examine() -> int:
     problems: list[str] = []
-    for part in (_versions, _driver, _gpus, _backend, _jpeg, _mixing_operators):
+    for part in (_versions, _driver, _gpus, _backend, _jpeg, _native_operators):
         try:
             for name, value in part():
                 if name == _PROBLEM:
@@ -183,15 +183,15 @@ def _engine(loaded: Sequence[str]) -> Iterator[Line]:
         yield _PROBLEM, f"the GPU has a JPEG engine, but {hidden}: start it with compute,utility,video, or all"
 
 
-def _mixing_operators() -> Iterator[Line]:
-    """Which implementation mixes, and why."""
+def _native_operators() -> Iterator[Line]:
+    """Which implementation mixes and augments, and why."""
     try:
         from dali_mix import native
     except ImportError:
-        yield "mixing operators", "portable graph"
+        yield "native operators", "portable graph"
         return
     for line in native.describe():
-        yield "mixing operators", line
+        yield "native operators", line
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All ranks mix by the same operators: their random numbers differ between the implementations."""
+"""All ranks draw by the same operators: their random numbers differ between the implementations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def agree_on_operators(mode: str, device: str, world: World) -> tuple[str, str]:
-    """Choose the implementation of the mixing for this run; compiles the native one where that is still to be done.
+    """Choose the implementation of mixing and augmentation; compiles the native one where that is still to be done.
 
     Args:
         mode: "on" insists on the native operators, "off" does without, "auto" takes them if every rank can have
@@ -44,5 +44,7 @@ def agree_on_operators(mode: str, device: str, world: World) -> tuple[str, str]:
     if any(mode == "on" for mode, _ in answers):
         raise ConfigError(f"--native on: {text}")
     if any(mode != "off" for mode, _ in answers):
-        _log.warning("%s; the portable graph mixes instead, which decides some ten times more slowly", text)
+        _log.warning(
+            "%s; the portable graph stands in for them, which decides some ten times more slowly", text
+        )
     return "off", text

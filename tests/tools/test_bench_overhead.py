@@ -35,7 +35,7 @@ def test_the_report_says_which_operators_were_measured(capsys, mode, operators):
     with native.using(mode):
         assert main([*TINY, "--only", "one_hot"]) == 0
         expected = operators or native.implementation()
-    assert capsys.readouterr().out.splitlines()[-1] == f"mixing operators: {expected}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"native operators: {expected}"
 
 
 def test_more_work_takes_longer(tmp_path):

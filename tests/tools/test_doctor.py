@@ -15,7 +15,7 @@ from dali_mix.tools.doctor import main
 
 NAMES = [
     "python", "dali_mix", "DALI", "torch", "torchvision", "timm", "driver", "GPU", "DALI backend", "libnvjpeg",
-    "JPEG engine", "mixing operators",
+    "JPEG engine", "native operators",
 ]  # fmt: skip
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -51,13 +51,13 @@ def environment() -> dict[str, Any]:
 
 
 def describe_mixing(device: str) -> str:
-    """A line that says which implementation of the mixing operators was measured.
+    """A line that says which implementation of the operators was measured.
 
     Args:
         device: that DALI was asked for.
     """
     on_gpu = select_backend(device).device_id is not None
-    return f"mixing operators: {implementation('gpu' if on_gpu else 'cpu')}"
+    return f"native operators: {implementation('gpu' if on_gpu else 'cpu')}"
 
 
 def format_table(record: dict[str, Any]) -> str:
