@@ -130,25 +130,9 @@ DALI_MIX_BOTH void FromHsv(Hsv hsv, Byte* out) {
   Byte down = Clamp(Nearest(value * (1.0 - saturation * rest)));
   Byte up = Clamp(Nearest(value * (1.0 - saturation * (1.0 - rest))));
   if (hsv.saturation == 0) low = down = up = top;
-  switch (sixth % 6) {
-    case 0:
-      out[0] = top, out[1] = up, out[2] = low;
-      return;
-    case 1:
-      out[0] = down, out[1] = top, out[2] = low;
-      return;
-    case 2:
-      out[0] = low, out[1] = top, out[2] = up;
-      return;
-    case 3:
-      out[0] = low, out[1] = down, out[2] = top;
-      return;
-    case 4:
-      out[0] = up, out[1] = low, out[2] = top;
-      return;
-    default:
-      out[0] = top, out[1] = low, out[2] = down;
-  }
+  const Byte parts[] = {top, up, low, down};
+  constexpr int order[6][3] = {{0, 1, 2}, {3, 0, 2}, {2, 0, 1}, {2, 3, 0}, {1, 2, 0}, {0, 2, 3}};
+  for (int c = 0; c < 3; c++) out[c] = parts[order[sixth % 6][c]];
 }
 
 // `shift` of the hue is in 1 / 256 of what a byte holds, and wraps around.
