@@ -32,7 +32,6 @@ HARNESS = r"""
 #define DALI_MIX_REQUIRE(condition, ...) do { if (!(condition)) throw std::runtime_error(#condition); } while (false)
 
 #include "augment/noise_table.h"
-#include "augment/row_passes.h"
 #include "augment/schedule.h"
 
 struct Place { int x = 0, y = 0; };
@@ -46,10 +45,6 @@ static void atomicAdd(dali_mix::Word32* to, unsigned value) { __atomic_fetch_add
 
 using namespace dali_mix;
 using namespace dali_mix::augment;
-
-namespace dali_mix::augment {
-RUN_PASS
-}
 
 // Memory of exactly this size, full of garbage, with guards around it.
 template <typename T>
@@ -153,6 +148,11 @@ extern "C" __attribute__((visibility("default"))) int by_gpu(
 
 # Both ways on memory of its own, to be compiled with sanitizers: what each image reads and writes is exactly its own.
 MAIN = r"""
+#include "augment/row_passes.h"
+namespace dali_mix::augment {
+RUN_PASS
+}
+
 // As AugmentCpu does it.
 static void ByCpu(const Picture& p, const Look& look) {
   Settings settings = SettingsOf(look);
@@ -208,10 +208,10 @@ class Look(ctypes.Structure):
 REMODES = ("const", "rand", "pixel")
 
 
-def harness_text():
+def main_text():
     """With the CPU operator's choice among its loops, which is part of the operator's file."""
     operator = (toolchain.SOURCES / "augment" / "augment_cpu.cc").read_text()
-    return HARNESS.replace("RUN_PASS", re.search(r"^inline void RunPass.*?^}\n", operator, re.S | re.M)[0])
+    return HARNESS + MAIN.replace("RUN_PASS", re.search(r"^inline void RunPass.*?^}\n", operator, re.S | re.M)[0])
 
 
 def compiled(folder, text, name, *options):
@@ -225,7 +225,7 @@ def compiled(folder, text, name, *options):
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
     need_native()
-    return ctypes.CDLL(str(compiled(tmp_path_factory.mktemp("harness"), harness_text(), "harness.so")))
+    return ctypes.CDLL(str(compiled(tmp_path_factory.mktemp("harness"), HARNESS, "harness.so")))
 
 
 def by_gpu(harness, images, steps, *, fill, remode, mean, std, threads, seed):
@@ -309,7 +309,7 @@ def test_sanitizers_find_nothing(tmp_path):
     if "/" not in found.stdout:
         pytest.skip("the compiler has no address sanitizer")
     options = ["-O1", "-g0", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    program = compiled(tmp_path, harness_text() + MAIN, "main", *options)
+    program = compiled(tmp_path, main_text(), "main", *options)
     rng = np.random.default_rng(0)
     with open(tmp_path / "batch", "wb") as file:
         for _ in range(250):

@@ -13,7 +13,7 @@ from tests.native.augmenting import FILTERS, GEOMETRIC, applied, plan, step
 
 OPERATIONS = [name for name in timm_aa.LEVEL_TO_ARG if name not in ("TranslateX", "TranslateY")]  # in no policy
 CASES = [(name, kind) for name in OPERATIONS for kind in (FILTERS if name in GEOMETRIC else ["bilinear"])]
-MAGNITUDES = (0, 0.4, 1, 2, 2.6, 3, 4, 5, 6, 7, 7.7, 8, 9, 9.3, 10, 14, 17.5, 23, 30, 60)
+MAGNITUDES = (0, 0.4, 1, 2, 2.6, 3, 4, 5, 6, 7, 7.7, 8, 9, 10, 14, 23, 30, 60)
 """Beyond 10, too, as ``mmax`` allows: rotations by 90 and 180 degrees, factors up to 10.9."""
 RESAMPLE = dict(zip(FILTERS, (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC),
                     strict=True))  # fmt: skip
@@ -32,9 +32,9 @@ def made_up():
 @pytest.fixture(scope="module")
 def photographs(real_images):
     """Of several shapes."""
-    paths = sorted(real_images.glob("*/*"))[:250:50]
+    paths = sorted(real_images.glob("*/*"))[:200:50]
     images = [Image.open(path).convert("RGB") for path in paths]
-    for image, side in zip(images, (224, 201, 180, 160, 143), strict=True):
+    for image, side in zip(images, (224, 201, 180, 143), strict=True):
         image.thumbnail((side, side))
     return [np.asarray(image) for image in images]
 
@@ -81,7 +81,7 @@ def compare(name, kind, images, magnitudes, monkeypatch):
             operation = timms(name, magnitude, drawn, kind, patch)
             theirs = [np.asarray(operation(Image.fromarray(image))) for image in images]
         for image, mine in zip(theirs, ours[at * len(images) :], strict=False):
-            np.testing.assert_array_equal(mine, image, err_msg=f"{name} at {magnitude}: {drawn}, {image.shape}")
+            assert np.array_equal(mine, image), f"{name} at {magnitude}: {drawn}, {image.shape}"
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -91,7 +91,7 @@ def test_operations_are_timms_on_made_up_images(name, kind, monkeypatch):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_operations_are_timms_on_photographs(name, kind, photographs, monkeypatch):
-    compare(name, kind, photographs, (1, 5, 7.7, 9, 10, 23), monkeypatch)
+    compare(name, kind, photographs, (1, 5, 9, 10, 17.5), monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "axis"), [("TranslateXRel", 0), ("TranslateYRel", 1)])
@@ -127,7 +127,7 @@ def test_hues_turn_as_torchvisions_do():
     ours = applied(images * len(shifts), [step("Hue", shift) for shift in shifts for _ in images])
     theirs = [functional.adjust_hue(Image.fromarray(image), factor) for factor in factors for image in images]
     for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(mine, np.asarray(other))
+        assert np.array_equal(mine, np.asarray(other))
 
 
 def test_many_colors_turn_as_torchvisions_do():
@@ -181,7 +181,7 @@ def test_factors_of_a_jitter_are_those_of_image_enhance(name):
         enhanced = applied(images, [step(name, factor)] * len(images))
         for image, mine in zip(images, enhanced, strict=True):
             theirs = getattr(ImageEnhance, name)(Image.fromarray(image)).enhance(factor)
-            np.testing.assert_array_equal(mine, np.asarray(theirs), err_msg=f"{factor}, {image.shape}")
+            assert np.array_equal(mine, np.asarray(theirs)), (factor, image.shape)
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.1, 1.0, 2.0, 7.3, 35.0, 90.0])
