@@ -44,7 +44,5 @@ def agree_on_operators(mode: str, device: str, world: World) -> tuple[str, str]:
     if any(mode == "on" for mode, _ in answers):
         raise ConfigError(f"--native on: {text}")
     if any(mode != "off" for mode, _ in answers):
-        _log.warning(
-            "%s; the portable graph stands in for them, which decides some ten times more slowly", text
-        )
+        _log.warning("%s; the portable graph stands in for them, which decides some ten times more slowly", text)
     return "off", text

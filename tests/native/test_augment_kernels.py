@@ -5,7 +5,6 @@ none needs another one; those of a histogram, which wait for one another, are re
 """
 
 import ctypes
-import re
 import subprocess
 from functools import partial
 
@@ -150,9 +149,6 @@ extern "C" __attribute__((visibility("default"))) int by_gpu(
 MAIN = r"""
 #include <sys/mman.h>
 #include "augment/row_passes.h"
-namespace dali_mix::augment {
-RUN_PASS
-}
 
 // Memory of this size next to pages that cannot be read: sanitizers do not see what vector instructions load.
 template <typename T>
@@ -181,7 +177,7 @@ static void ByCpu(const Picture& p, const Look& look, bool at_end) {
   std::vector<Word32> histogram(3 * kLevels);
   for (Pass& pass : list.Route(p.in, p.out, scratch.data)) {
     pass.tables = tables.data(), pass.histogram = histogram.data(), pass.floats = floats.data;
-    RunPass(pass);
+    augment::rows::RunPass(pass);
   }
 }
 
@@ -222,12 +218,6 @@ class Look(ctypes.Structure):
 
 
 REMODES = ("const", "rand", "pixel")
-
-
-def main_text():
-    """With the CPU operator's choice among its loops, which is part of the operator's file."""
-    operator = (toolchain.SOURCES / "augment" / "augment_cpu.cc").read_text()
-    return HARNESS + MAIN.replace("RUN_PASS", re.search(r"^inline void RunPass.*?^}\n", operator, re.S | re.M)[0])
 
 
 def compiled(folder, text, name, *options):
@@ -325,7 +315,7 @@ def test_sanitizers_find_nothing(tmp_path):
     if "/" not in found.stdout:
         pytest.skip("the compiler has no address sanitizer")
     options = ["-O1", "-g0", "-Wno-psabi", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    program = compiled(tmp_path, main_text(), "main", *options)
+    program = compiled(tmp_path, HARNESS + MAIN, "main", *options)
     rng = np.random.default_rng(0)
     with open(tmp_path / "batch", "wb") as file:
         for _ in range(250):

@@ -208,11 +208,18 @@ def test_steps_that_are_none_are_refused(steps, message):
 
 
 @pytest.mark.parametrize(
-    ("argument", "option", "message"),
-    [(np.nan, 0, "steps must be finite"), (5, 3, "there is no filter 3"), (5, -1, "there is no filter -1")],
+    ("name", "numbers", "message"),
+    [
+        ("Rotate", (np.nan, 0), "steps must be finite"),
+        ("Rotate", (5, 3), "there is no filter 3"),
+        ("Rotate", (5, -1), "there is no filter -1"),
+        ("GaussianBlur", (1e9,), "the radius of a blur must be at most 1000 pixels, got 1e+09"),
+        ("GaussianBlur", (-1,), "the radius of a blur must be at most 1000 pixels, got -1"),
+        ("Erase", (1, 2, 1e9), "at most 1000 boxes are erased, got 1e+09"),
+    ],
 )
-def test_arguments_that_are_none_are_refused(argument, option, message):
-    assert message in message_of(lambda: applied(images_of(2), [step("Rotate", argument, option)] * 2))
+def test_arguments_that_are_none_are_refused(name, numbers, message):
+    assert message in message_of(lambda: applied(images_of(2), [step(name, *numbers)] * 2))
 
 
 @pytest.mark.parametrize(
@@ -246,6 +253,7 @@ ONE = {"operations": ["Invert"], "probs": [1.0], "magnitudes": [5.0], "draws": 1
         ({"draws": -1}, "operations must come in groups of 1, and at least one where any is drawn"),
         ({"operations": [], "probs": [], "magnitudes": []}, "at least one where any is drawn"),
         ({"weights": [0.5, 0.5]}, "weights must be one for each of the 1 groups"),
+        ({"weights": [-1.0]}, "weights must be positive, got -1"),
         (
             {"weights": [1.0], "draws": 2},
             "weights must be one for each of the 1 groups, of which at most all are drawn",

@@ -1,5 +1,4 @@
 // Augmentation on the CPU: image after image, in DALI's thread pool.
-#include <cstring>
 #include <vector>
 
 #include "augment/augment.h"
@@ -18,43 +17,6 @@ struct Scratch {
   std::vector<Word32> histogram = std::vector<Word32>(3 * kLevels);
   std::vector<float> floats;
 };
-
-inline void RunPass(const Pass& pass) {
-  switch (pass.kind) {
-    case Kind::kHistogram:
-      return rows::Count(pass);
-    case Kind::kGrayHistogram:
-      return rows::CountGrays(pass);
-    case Kind::kTables:
-      return rows::FillTables(pass);
-    case Kind::kCopy:
-      std::memcpy(pass.out, pass.in, static_cast<size_t>(Pixels(pass)) * 3);
-      return;
-    case Kind::kFlip:
-      return rows::Flip(pass);
-    case Kind::kEntries:
-      for (int level = 0; level < kLevels; level++) pass.tables[level] = FixedEntry(pass.table, pass.factor, level);
-      return rows::LookUpOne(pass);
-    case Kind::kLookUp:
-      return rows::LookUp(pass);
-    case Kind::kColor:
-      return rows::Color(pass);
-    case Kind::kSharpness:
-      return rows::Sharpness(pass);
-    case Kind::kWarp:
-      return rows::Warp(pass);
-    case Kind::kBoxAcross:
-    case Kind::kBoxDown:
-      return rows::Box(pass);
-    case Kind::kGaussAcross:
-    case Kind::kGaussDown:
-      return rows::Gauss(pass);
-    case Kind::kErase:
-      return rows::Erase(pass);
-    default:
-      for (int place = 0; place < Pixels(pass); place++) RunPixel(pass, place);
-  }
-}
 
 }  // namespace augment
 
@@ -94,7 +56,7 @@ class AugmentCpu : public Augment<CPUBackend> {
     for (augment::Pass& pass : list.Route(images.tensor<uint8_t>(i), to, scratch.image.data())) {
       pass.tables = scratch.tables.data(), pass.histogram = scratch.histogram.data();
       pass.floats = scratch.floats.data();
-      augment::RunPass(pass);
+      augment::rows::RunPass(pass);
     }
   }
 

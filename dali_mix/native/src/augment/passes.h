@@ -14,6 +14,9 @@
 
 namespace dali_mix::augment {
 
+// Of steps that others than augment_plan have made: they bound the time that an image can take.
+constexpr int kMostRadius = 1000, kMostBoxes = 1000;
+
 // What is the same for all images.
 struct Settings {
   Byte fill[3];
@@ -190,6 +193,8 @@ class PassList {
   }
 
   void AddBoxes(float radius) {
+    DALI_MIX_REQUIRE(radius >= 0 && radius <= kMostRadius, "steps: the radius of a blur must be at most ", kMostRadius,
+                     " pixels, got ", radius);
     Box1d box = BoxOf(BoxRadius(radius));
     for (Kind kind : {Kind::kBoxAcross, Kind::kBoxDown})
       for (int i = 0; i < kBoxPasses; i++) New(kind).box = box;
@@ -202,6 +207,8 @@ class PassList {
   // Source: timm 1.0.31, timm/data/random_erasing.py: a box that does not fit is drawn again, up to ten times.
   void AddErased(const Step& step) {
     uint64_t key = (static_cast<uint64_t>(step.argument) << 32) | static_cast<uint64_t>(step.option);
+    DALI_MIX_REQUIRE(step.extra >= 0 && step.extra <= kMostBoxes, "steps: at most ", kMostBoxes,
+                     " boxes are erased, got ", step.extra);
     int count = static_cast<int>(step.extra);
     for (int number = 0; number < count; number++) {
       Stream stream(key, Role::kErase, number);

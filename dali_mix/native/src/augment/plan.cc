@@ -28,6 +28,7 @@ inline Policy ReadPolicy(const OpSpec& spec) {
   size_t groups = names.size() / slots;
   DALI_MIX_REQUIRE(weights.empty() || (weights.size() == groups && draws <= static_cast<int>(groups)),
                    "weights must be one for each of the ", groups, " groups, of which at most all are drawn");
+  for (float weight : weights) DALI_MIX_REQUIRE(weight > 0, "weights must be positive, got ", weight);
   std::vector<Operation> operations;
   for (size_t i = 0; i < names.size(); i++) {
     auto found = Scales().find(names[i]);

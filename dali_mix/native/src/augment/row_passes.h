@@ -208,6 +208,44 @@ inline void Erase(const Pass& pass) {
   }
 }
 
+// Any pass: what has no loop of its own goes pixel by pixel.
+inline void RunPass(const Pass& pass) {
+  switch (pass.kind) {
+    case Kind::kHistogram:
+      return Count(pass);
+    case Kind::kGrayHistogram:
+      return CountGrays(pass);
+    case Kind::kTables:
+      return FillTables(pass);
+    case Kind::kCopy:
+      std::memcpy(pass.out, pass.in, static_cast<size_t>(Pixels(pass)) * 3);
+      return;
+    case Kind::kFlip:
+      return Flip(pass);
+    case Kind::kEntries:
+      for (int level = 0; level < kLevels; level++) pass.tables[level] = FixedEntry(pass.table, pass.factor, level);
+      return LookUpOne(pass);
+    case Kind::kLookUp:
+      return LookUp(pass);
+    case Kind::kColor:
+      return Color(pass);
+    case Kind::kSharpness:
+      return Sharpness(pass);
+    case Kind::kWarp:
+      return Warp(pass);
+    case Kind::kBoxAcross:
+    case Kind::kBoxDown:
+      return Box(pass);
+    case Kind::kGaussAcross:
+    case Kind::kGaussDown:
+      return Gauss(pass);
+    case Kind::kErase:
+      return Erase(pass);
+    default:
+      for (int place = 0; place < Pixels(pass); place++) RunPixel(pass, place);
+  }
+}
+
 }  // namespace dali_mix::augment::rows
 
 #endif  // DALI_MIX_AUGMENT_ROW_PASSES_H_
