@@ -272,6 +272,6 @@ def _levels(color: Sequence[float]) -> tuple[int, ...]:
 
 
 def _warp_filter(interpolation: str) -> str:
-    if interpolation not in _WARPS:
+    if not isinstance(interpolation, str) or interpolation not in _WARPS:
         raise ConfigError(f"interpolation must be one of {', '.join(_WARPS)}, got {interpolation!r}")
     return _WARPS[interpolation]

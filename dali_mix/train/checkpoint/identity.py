@@ -83,7 +83,7 @@ def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
     # Before augmentation had an entry it was the portable graph's.
     then = {_AUGMENTATION: own.get(_AUGMENTATION) and "portable"} | saved
     names = [name for name in own if then.get(name) != own[name]]
-    return [f"{_shown(name)} was {then.get(name)!r}, is {own[name]!r}{_remedy(name, saved)}" for name in names]
+    return [f"{_shown(name)} was {then.get(name)!r}, is {own[name]!r}{_remedy(name, then)}" for name in names]
 
 
 def _shown(name: str) -> str:
@@ -91,12 +91,12 @@ def _shown(name: str) -> str:
     return name if name in _NO_SETTINGS else f"--{name.replace('_', '-')}"
 
 
-def _remedy(name: str, saved: dict[str, Any]) -> str:
+def _remedy(name: str, then: dict[str, Any]) -> str:
     if name not in (_AUGMENTATION, _MIXING):
         return ""
-    # A run of before whose mixing was native can be had by neither switch.
-    kind = saved.get(name, "portable" if name == _AUGMENTATION and saved.get(_MIXING) == "portable" else "")
-    switch = {"native": "on", "portable": "off"}.get(kind)
+    # A run of before whose mixing was native, but not its augmentation, can be had by neither switch.
+    kinds = {then.get(_MIXING), then.get(_AUGMENTATION) or then.get(_MIXING)}
+    switch = {"native": "on", "portable": "off"}.get(kinds.pop()) if len(kinds) == 1 else None
     return f" (--native {switch} takes the saved ones)" if switch else " (saved before there was a choice)"
 
 

@@ -135,6 +135,7 @@ BAD = [
     (mix.rand_augment, {"config": None}, "config must be one of timm's strings"),
     (mix.rand_augment, {"config": "rand-m9-tfoo"}, "'tfoo' is none of"),
     (mix.rand_augment, {"interpolation": "box"}, "interpolation must be one of random, .*, got 'box'"),
+    (mix.rand_augment, {"interpolation": ["bicubic"]}, r"interpolation must be one of random, .*, got \['bicubic'\]"),
     (mix.rand_augment, {"fill": (1.5, 0, 0)}, r"fill must be three whole numbers in 0 .. 255, got \(1.5, 0, 0\)"),
     (mix.rand_augment, {"fill": 128}, "fill must be three numbers in 0 .. 255, for red, green and blue, got 128"),
     (mix.rand_augment, {"seed": -1}, "seed must be >= 0"),

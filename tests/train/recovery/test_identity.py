@@ -18,6 +18,17 @@ MIXING, AUGMENTATION = "mixing operators", "augmentation operators"
             {AUGMENTATION: "native", MIXING: "native"},
             ["augmentation operators was 'portable', is 'native' (saved before there was a choice)"],
         ),
+        # What neither switch takes: "on" would make both native.
+        (
+            {MIXING: "native"},
+            {AUGMENTATION: "portable", MIXING: "portable"},
+            ["mixing operators was 'native', is 'portable' (saved before there was a choice)"],
+        ),
+        (
+            {MIXING: "native"},
+            {AUGMENTATION: None, MIXING: "portable"},
+            ["mixing operators was 'native', is 'portable' (--native on takes the saved ones)"],
+        ),
         (
             {MIXING: "portable"},
             {AUGMENTATION: "native", MIXING: "native"},
