@@ -23,9 +23,12 @@ namespace dali_mix::augment::rows {
 // With the operators of C++, so that the templates of warp.h take them.
 using Four = __m256d;
 
-// A pixel and one byte behind it.
+// A pixel and one byte behind it.  Not by _mm_loadu_si32: g++ 11.1 and 11.2 put its value into the wrong lane
+// (gcc.gnu.org/PR99754).
 DALI_MIX_AVX2_WITHIN Four Load(const Byte* pixel) {
-  return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_loadu_si32(pixel)));
+  int bytes;
+  std::memcpy(&bytes, pixel, sizeof(bytes));
+  return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes)));
 }
 
 // A pixel and, where another one follows it in its row, any byte in front of that.
