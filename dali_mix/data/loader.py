@@ -181,7 +181,7 @@ class MixLoader:
         if self._iterator is not None:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
         own, other = self._fingerprint(), state["fingerprint"]
-        for part in (MIXING, AUGMENTATION):
+        for part in (AUGMENTATION, MIXING):
             _check_implementation(part, other, own.pop(part))
         _check_image_type(other.get("images"), own.pop("images"))
         differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
@@ -299,10 +299,11 @@ def _check_implementation(part: str, saved: dict[str, Any], own: str | None) -> 
             f"the loader's state was saved by the {saved[part]} implementation of the {part}, here it is the {own} "
             f"one, and their random numbers differ: set DALI_MIX_NATIVE={switch}, or begin anew"
         )
-    if part == AUGMENTATION:
+    # Beside native mixing, what augmented was another than either is now.
+    if part == AUGMENTATION and saved.get(MIXING) != "native":
         if own == "portable":
             return  # there was no other
-        if saved.get(MIXING) in (None, "portable"):
+        if MIXING in saved:
             raise ConfigError(
                 "the loader's state was saved by another version, which augmented by the portable graph, here it is "
                 "the native operators, and their random numbers differ: set DALI_MIX_NATIVE=off, or begin anew"

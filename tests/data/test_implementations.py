@@ -70,8 +70,13 @@ def test_an_older_state_is_refused_where_the_native_operators_augment(state_of):
     with pytest.raises(ConfigError, match=reason) as caught:
         state_of("on", of_old(state_of("on", augmentation=ERASING), None), ERASING)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("own", ["on", "off"])
+def test_an_older_state_with_native_mixing_is_promised_no_switch(state_of, own):
+    """It was augmented by the portable graph: no graph of today is like it."""
     with pytest.raises(ConfigError, match="for the augmentation differ: begin anew, or continue with the version that"):
-        state_of("on", of_old(state_of("on", augmentation=ERASING), "native"), ERASING)
+        state_of(own, of_old(state_of(own, augmentation=ERASING), "native"), ERASING)
 
 
 def test_an_older_state_goes_on_where_the_augmentation_is_the_same(state_of):

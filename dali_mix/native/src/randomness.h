@@ -56,7 +56,7 @@ class RandomOperator : public dali::Operator<Backend> {
     RandomState state;
     std::istringstream text(data);
     DALI_MIX_REQUIRE(text >> state.seed >> state.branch_seed >> state.batch,
-                     "the checkpoint holds no state of a mixing operator: it belongs to another pipeline");
+                     "the checkpoint holds no state of this operator: it belongs to another pipeline");
     checkpoint.MutableCheckpointState() = state;
   }
 
