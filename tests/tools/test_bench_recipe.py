@@ -87,6 +87,13 @@ def test_flags_stand_alone():
     assert asked.features == {"--aa 3a"}
 
 
+@pytest.mark.parametrize("aa", ["rand-m9-t3a", "rand-tweights-n3"])
+def test_other_sets_of_operations_are_no_other_loaders(aa):
+    assert read("--aa", aa).features == {"--aa rand-t..."}
+    lacking = {name for name, alternative in ALTERNATIVES.items() if "--aa rand-t..." in alternative.lacks}
+    assert lacking == {"nvidia_recipe", "torchvision_recipe"}
+
+
 @pytest.mark.parametrize(
     ("aa", "expected"), [("rand-m7-n3-mstd1", (3, 7)), ("rand-mmax10", (2, 10)), ("rand-n1-m30", (1, 10))]
 )

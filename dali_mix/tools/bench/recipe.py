@@ -54,6 +54,7 @@ class Recipe:
         augmentation, settings = self.augmentation, self.settings
         asked = {
             "--aa 3a": augmentation.aa.startswith("3a"),
+            "--aa rand-t...": any(part.startswith("t") for part in augmentation.aa.split("-")),
             "--grayscale-prob": augmentation.grayscale_prob > 0,
             "--gaussian-blur-prob": augmentation.gaussian_blur_prob > 0,
             "--mixup-mode": settings.mixup_mode != "batch",

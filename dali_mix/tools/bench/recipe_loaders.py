@@ -142,6 +142,6 @@ RECIPE_LOADERS: Mapping[str, Alternative] = {
     "recipe": Alternative(_open_trainers, of_recipe=True),
     "recipe_half": Alternative(functools.partial(_open_trainers, half=True), of_recipe=True),
     "nvidia_recipe": Alternative(
-        _open_nvidia, of_recipe=True, lacks=("--aa 3a", "--grayscale-prob", "--gaussian-blur-prob")
+        _open_nvidia, of_recipe=True, lacks=("--aa 3a", "--aa rand-t...", "--grayscale-prob", "--gaussian-blur-prob")
     ),
 }

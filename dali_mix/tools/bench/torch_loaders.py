@@ -254,6 +254,6 @@ TORCH_LOADERS: Mapping[str, Alternative] = {
         functools.partial(_open_torchvision, _recipe_transforms),
         processes=True,
         of_recipe=True,
-        lacks=("--aa 3a", "--mixup-mode", "--cutmix-minmax"),
+        lacks=("--aa 3a", "--aa rand-t...", "--mixup-mode", "--cutmix-minmax"),
     ),
 }
