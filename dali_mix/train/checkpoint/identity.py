@@ -96,8 +96,10 @@ def _remedy(name: str, then: dict[str, Any]) -> str:
         return ""
     # A run of before whose mixing was native, but not its augmentation, can be had by neither switch.
     kinds = {then.get(_MIXING), then.get(_AUGMENTATION) or then.get(_MIXING)}
-    switch = {"native": "on", "portable": "off"}.get(kinds.pop()) if len(kinds) == 1 else None
-    return f" (--native {switch} takes the saved ones)" if switch else " (saved before there was a choice)"
+    for kind, switch in ("native", "on"), ("portable", "off"):
+        if kinds == {kind}:
+            return f" (--native {switch} takes the saved ones)"
+    return " (saved before there was a choice)"
 
 
 def _launcher() -> str:
