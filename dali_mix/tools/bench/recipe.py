@@ -10,7 +10,7 @@ from typing import Any
 
 from dali_mix.data import Augmentation
 from dali_mix.errors import ConfigError
-from dali_mix.train.config import build_parser, load_recipe
+from dali_mix.train.config import build_parser, load_recipe, recipe_names
 from dali_mix.train.config.choices import mixing_choices
 from dali_mix.train.config.files import to_argv
 from dali_mix.train.config.training_flags import add_augmentation
@@ -87,6 +87,10 @@ class Recipe:
         return f"augmentation: {named or 'flips'}; mixed per batch: {shares}"
 
 
+_HELP = {"recipe": f"a published recipe's augmentation and mixing, one of {', '.join(recipe_names())}"}
+"""Where the trainer's own help speaks of what is not here."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A recipe, and the flags of the trainer that change its augmentation or stand alone."""
     actions = {action.dest: action for action in build_parser()._actions}
@@ -95,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action = actions[name]
         # As text: the trainer's parser reads it, behind the recipe's flags.
         metavar = action.metavar or name.upper()
-        group.add_argument(*action.option_strings, dest=name, metavar=metavar, help=action.help)
+        group.add_argument(*action.option_strings, dest=name, metavar=metavar, help=_HELP.get(name, action.help))
 
 
 def is_given(args: argparse.Namespace) -> bool:

@@ -9,7 +9,7 @@ namespace dali_mix::augment {
 
 constexpr int kLevels = 256;
 
-// Operations that map each level by itself, in one table per channel.
+// Operations that map each level by itself, in one table per channel; in the order of Op.
 enum class Table : int {
   kAutoContrast,
   kEqualize,

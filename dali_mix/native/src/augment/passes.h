@@ -165,13 +165,9 @@ class PassList {
   }
 
   void AddTable(const Step& step) {
-    static constexpr Op kFirst = Op::kAutoContrast;
-    static constexpr Table kTables[] = {Table::kAutoContrast, Table::kEqualize, Table::kInvert,
-                                        Table::kPosterize,    Table::kSolarize, Table::kSolarizeAdd,
-                                        Table::kInvert,       Table::kContrast, Table::kBrightness};
-    int which = static_cast<int>(step.op) - static_cast<int>(kFirst);
-    DALI_MIX_REQUIRE(which >= 0 && which < 9, "steps: there is no operation ", static_cast<int>(step.op));
-    Table table = kTables[which];
+    DALI_MIX_REQUIRE(step.op >= Op::kAutoContrast && step.op <= Op::kBrightness, "steps: there is no operation ",
+                     static_cast<int>(step.op));
+    Table table = static_cast<Table>(static_cast<int>(step.op) - static_cast<int>(Op::kAutoContrast));
     float argument = static_cast<float>(step.argument);
     if (!NeedsHistogram(table)) {
       Pass& pass = New(Kind::kEntries);

@@ -7,16 +7,17 @@ namespace dali_mix::augment {
 // The order is part of nothing that is kept: steps live as long as a batch.
 enum class Op : int {
   kNone,
-  kFlip,          // argument: along the columns (left to right), option: along the rows
+  kFlip,  // argument: along the columns (left to right), option: along the rows
+  // Tables, in the order of Table.
   kAutoContrast,  // no argument
   kEqualize,
+  kContrast,  // the factor of ImageEnhance
   kInvert,
   kPosterize,    // bits that are kept
   kSolarize,     // first level that is inverted
   kSolarizeAdd,  // what is added to levels below 128
-  kColor,        // factors of ImageEnhance
-  kContrast,
-  kBrightness,
+  kBrightness,   // the factor of ImageEnhance, as of the next two
+  kColor,
   kSharpness,
   kRotate,  // degrees, counter-clockwise; the option of this and the next four is a Filter
   kShearX,  // factors
