@@ -1,5 +1,6 @@
 """What a compiler that we support, and that is not at hand, makes of the augmentation."""
 
+import platform
 import subprocess
 
 import pytest
@@ -37,12 +38,44 @@ int main() {
 """
 
 
+SELF_CHECK = """
+#define DALI_MIX_REQUIRE_H_
+#define DALI_MIX_REQUIRE(condition, ...)
+#include <cstdint>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+BROKEN
+#include "augment/self_check.h"
+int main() { return dali_mix::augment::RowsAgree() ? 0 : 1; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"),
+    [
+        ("", 0),
+        ("#define _mm256_floor_pd(value) _mm256_ceil_pd(value)", 1),  # warps
+        ("#define _mm256_cvttpd_epi32(value) _mm256_cvtpd_epi32(value)", 1),  # rounded where Pillow truncates
+    ],
+)
+def test_a_library_checks_what_the_compiler_made(broken, code, tmp_path):
+    """When it is loaded: other pixels would not be seen by anyone."""
+    if broken and platform.machine() != "x86_64":
+        pytest.skip("the broken intrinsics are those of x86-64")
+    assert run(SELF_CHECK.replace("BROKEN", broken), tmp_path).returncode == code
+
+
 def test_warps_need_no_intrinsic_that_older_compilers_get_wrong(tmp_path):
+    ran = run(HARNESS, tmp_path)
+    assert ran.returncode == 0, ran.stdout
+
+
+def run(text, folder):
     compiler = toolchain.find_compiler()
     if compiler is None:
         pytest.skip("no C++ compiler")
-    program = tmp_path / "warps"
+    program = folder / "program"
     command = [*compiler, *toolchain.compile_options(), f"-I{toolchain.SOURCES}", "-x", "c++", "-", "-o", str(program)]
-    subprocess.run(command, input=HARNESS, text=True, check=True)
-    ran = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout
+    subprocess.run(command, input=text, text=True, check=True)
+    return subprocess.run([program], capture_output=True, text=True, check=False)
