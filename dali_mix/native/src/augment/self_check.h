@@ -14,7 +14,7 @@ inline bool RowsAgree() {
   constexpr int kHeight = 21, kWidth = 27, kValues = kHeight * kWidth * 3;
   std::vector<Byte> in(kValues), by_rows(kValues), by_pixels(kValues);
   for (int i = 0; i < kValues; i++) in[i] = static_cast<Byte>(Philox({{static_cast<Word32>(i)}}, 0, 0).at[0]);
-  std::vector<float> floats(kValues);
+  std::vector<float> floats_by_rows(kValues), floats_by_pixels(kValues);
   const Settings settings{};
   constexpr double kBilinear = static_cast<int>(Filter::kBilinear), kBicubic = static_cast<int>(Filter::kBicubic);
   const Step steps[] = {{Op::kFlip, 1},
@@ -29,11 +29,11 @@ inline bool RowsAgree() {
     PassList list(settings, kHeight, kWidth);
     list.Add(step);
     for (Pass pass : list.passes()) {  // each by itself
-      pass.in = in.data(), pass.out = by_rows.data(), pass.floats = floats.data();
+      pass.in = in.data(), pass.out = by_rows.data(), pass.floats = floats_by_rows.data();
       rows::RunPass(pass);
-      pass.out = by_pixels.data();
+      pass.out = by_pixels.data(), pass.floats = floats_by_pixels.data();
       for (int place = 0; place < kHeight * kWidth; place++) RunPixel(pass, place);
-      if (by_rows != by_pixels) return false;
+      if (by_rows != by_pixels || floats_by_rows != floats_by_pixels) return false;
     }
   }
   return true;
