@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import fcntl
+import hashlib
+import json
 import os
 import re
-import socket
-import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from dali_mix.errors import ConfigError
+from dali_mix.files import replace_text
+from dali_mix.train.checkpoint.locks import BusyError, Lock
 from dali_mix.train.config.files import read_config
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints within that of a run."""
 
 _LOCK = ".lock"
+_STARTED = ".started"
+"""Holds the number of a run's newest start."""
 _WAIT_S = 15.0
 """For a process that is about to end, such as a rank whose launcher was killed."""
 
-_held: dict[Path, IO[str]] = {}
+_held: dict[Path, Lock] = {}
+_starting: list[Lock] = []
 
 
 def make_folder(args: argparse.Namespace) -> Path:
@@ -41,15 +46,20 @@ def make_folder(args: argparse.Namespace) -> Path:
             count += 1
             folder = args.output / f"{name}-{count}"
         except OSError as error:
-            raise ConfigError(f"--output {args.output} cannot be written: {error.strerror}") from error
+            raise _unwritable(args, error) from error
         else:
-            hold(folder)
+            try:
+                hold(folder)
+            except ConfigError:
+                with suppress(OSError):
+                    folder.rmdir()
+                raise
             return folder
 
 
 def find_folders(args: argparse.Namespace) -> list[Path]:
-    """Earlier runs of this name, or without a name those of this model; the newest first."""
-    parent = (args.output / args.experiment).parent if args.experiment else args.output
+    """Earlier runs of this name, or without a name those of this model; the newest, or last started, first."""
+    parent = _parent(args)
     stem = re.escape(Path(args.experiment).name) if args.experiment else rf"\d{{8}}-\d{{6}}-{re.escape(_label(args))}"
     pattern = re.compile(rf"({stem})(?:-(\d+))?")
     try:
@@ -59,7 +69,13 @@ def find_folders(args: argparse.Namespace) -> list[Path]:
     found = [match for name in names if (match := pattern.fullmatch(name))]
     found.sort(key=lambda match: (match[1], int(match[2] or 0)), reverse=True)
     folders = {parent / match[0]: match[2] is not None for match in found}
-    return [folder for folder, numbered in folders.items() if _is_of(folder, args.experiment, numbered)]
+    runs = [folder for folder, numbered in folders.items() if _is_of(folder, args.experiment, numbered)]
+    return runs if args.experiment else sorted(runs, key=_start_number, reverse=True)
+
+
+def _parent(args: argparse.Namespace) -> Path:
+    """Where the folders of such runs lie."""
+    return (args.output / args.experiment).parent if args.experiment else Path(args.output)
 
 
 def _is_of(folder: Path, experiment: str, numbered: bool) -> bool:
@@ -83,7 +99,7 @@ def _name_of(folder: Path) -> str | None:
 
 
 def hold(folder: Path) -> None:
-    """Keep other processes from writing to a run's folder until :func:`release`.
+    """Keep other processes from writing to a run's folder until :func:`release` or :func:`let_go`.
 
     Raises:
         ConfigError: if one does, and goes on doing so.
@@ -91,30 +107,79 @@ def hold(folder: Path) -> None:
     if folder in _held:
         return
     try:
-        file = (folder / _LOCK).open("a+")
+        _held[folder] = Lock(folder / _LOCK, folder=folder, wait_s=_WAIT_S)
+    except BusyError as holder:
+        raise ConfigError(f"{folder} is in use by {holder}; wait for it or end it") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
-    end = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > end:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                file.close()
-                raise ConfigError(f"{folder} is in use by {holder}; wait for it or end it") from None
-            time.sleep(0.2)
-        except OSError:
-            break  # a file system without locks
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    _held[folder] = file
+
+
+def let_go(folder: Path) -> None:
+    """Let other processes write to one folder that this one held."""
+    lock = _held.pop(folder, None)
+    if lock is not None:
+        lock.release()
 
 
 def release() -> None:
-    """Let other processes write to what this one held."""
-    while _held:
-        _held.popitem()[1].close()
+    """Let other processes write to what this one held, and start what it was starting."""
+    end_start()
+    for folder in list(_held):
+        let_go(folder)
+
+
+def begin_start(args: argparse.Namespace, fingerprint: dict[str, Any]) -> None:
+    """Keep other processes from looking for the same run to continue, until :func:`end_start`.
+
+    Of two that look at the same time both would find none, and begin one each.
+
+    Args:
+        args: the settings.
+        fingerprint: which run it is, where it has no name.
+
+    Raises:
+        ConfigError: if another process does, and goes on doing so, or the folder cannot be written.
+    """
+    if _starting:
+        return
+    parent = _parent(args)
+    key = args.experiment or json.dumps(fingerprint, sort_keys=True, default=str)
+    path = parent / f".starting-{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _starting.append(Lock(path, wait_s=_WAIT_S))
+    except BusyError as holder:
+        raise ConfigError(
+            f"--auto-resume: {holder} is starting the same run in {parent}; wait for it or end it"
+        ) from None
+    except OSError as error:
+        raise _unwritable(args, error) from error
+
+
+def end_start() -> None:
+    """Let other processes look for the run: it has its first checkpoint."""
+    while _starting:
+        _starting.pop().release(remove=True)
+
+
+def note_start(args: argparse.Namespace, folder: Path) -> None:
+    """Number a start: which run was trained last is then no question of a clock, which may be set.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    others = max(map(_start_number, find_folders(args)), default=0)
+    replace_text(folder / _STARTED, f"{others + 1}\n")
+
+
+def _start_number(folder: Path) -> int:
+    """Of a run's newest start, 0 for a run that numbered none."""
+    try:
+        with (folder / _STARTED).open("rb") as file:
+            return int(file.read(20))
+    except (OSError, ValueError):
+        return 0
+
+
+def _unwritable(args: argparse.Namespace, error: OSError) -> ConfigError:
+    return ConfigError(f"--output {args.output} cannot be written: {error.strerror}")

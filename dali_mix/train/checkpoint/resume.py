@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.checkpoint.folders import CHECKPOINTS, find_folders, hold, release
+from dali_mix.train.checkpoint.folders import CHECKPOINTS, begin_start, find_folders, hold, let_go
 from dali_mix.train.checkpoint.identity import differences
 from dali_mix.train.checkpoint.state import check, read_facts
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
@@ -70,6 +70,8 @@ def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> S
 def _decide(args: argparse.Namespace, own: dict[str, Any]) -> Start:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     start = None
+    if args.auto_resume:
+        begin_start(args, own["fingerprint"])
     if args.auto_resume or restarted:
         start = _continue_run(args, own, of_launcher=not args.auto_resume)
     if start is None and args.resume:
@@ -92,19 +94,22 @@ def _continue_run(args: argparse.Namespace, own: dict[str, Any], *, of_launcher:
         hold(folder)
         path, facts = _newest_good(store)
         if of_launcher and facts["launcher"] != own["launcher"]:
-            release()
+            let_go(folder)
             continue
         unlike = differences(facts["fingerprint"], own["fingerprint"])
         if not unlike:
             store.set_aside(path)
             return _exactly(folder, path, facts, own)
-        release()
+        let_go(folder)
         return _otherwise(args, path, facts, unlike)
     if args.auto_resume:
         _log.info("--auto-resume: nothing to continue%s", f" (the newest run differs, {misfit})" if misfit else "")
     if unused is None or args.resume or not args.experiment:
         return None
     hold(unused)
+    if CheckpointStore(unused / CHECKPOINTS).all():
+        # Another process held it, and has trained since it was looked at.
+        return _continue_run(args, own, of_launcher=of_launcher)
     return Start(unused)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.files import replace_file, sync_folder, write_synced
+from dali_mix.files import remove_leftovers, replace_file, sync_folder, write_synced
 
 _NAME = re.compile(r"checkpoint-(\d+)-(\d+)")
 _FILE_NAME = re.compile(r"[a-z0-9_-]+\.(pt|safetensors)")
@@ -129,7 +129,10 @@ class CheckpointStore:
 
     def _clean(self) -> None:
         """Remove what a killed process has left half done."""
+        remove_leftovers(self.folder)
         for left in self.folder.glob(".checkpoint-*.tmp"):
+            if left.is_symlink():
+                left.unlink()
             shutil.rmtree(left, ignore_errors=True)
 
 
