@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from dali_mix.data.folder import ImageFolder
+from dali_mix.data.listing import Kind, has_image_extension, look_at
 
 
 class _State(NamedTuple):
@@ -47,6 +46,9 @@ class FolderWatch:
     def __init__(self, folder: ImageFolder) -> None:
         self._folder = folder
         self._root = str(folder.root)
+        left_out = folder.left_out
+        repeated = {os.path.basename(path) for path in left_out.repeated if os.path.dirname(path) == self._root}
+        self._class_folders = {*folder.classes, *left_out.unnamed, *repeated}
         self._seen = {path: _state_of(path) for path in _folders_of(folder)}
         self._mtimes_ns = {path: state.mtime_ns for path, state in self._seen.items()}
         self._differences: dict[str, _Differences] = {}
@@ -78,16 +80,18 @@ class FolderWatch:
     def _compare(self, path: str, listed: set[str]) -> _Differences:
         try:
             with os.scandir(path) as entries:
-                is_folder = {entry.name: entry.is_dir() for entry in entries}
+                kinds = {entry.name: _kind(entry) for entry in entries}
         except (FileNotFoundError, NotADirectoryError):
             return _Differences(gone=len(listed))
         except OSError as error:
             return _Differences(unreadable=error.strerror or type(error).__name__)
-        images = {name for name, is_dir in is_folder.items() if not is_dir and name.lower().endswith(IMG_EXTENSIONS)}
+        no_images = (Kind.FOLDER, Kind.SPECIAL)
+        images = {name for name, kind in kinds.items() if has_image_extension(name) and kind not in no_images}
         new_classes = 0
         if path == self._root:
             images = set()  # only class folders hold the set's images
-            new_classes = len({name for name, is_dir in is_folder.items() if is_dir} - set(self._folder.classes))
+            folders = {name for name, kind in kinds.items() if kind is Kind.FOLDER and not name.startswith(".")}
+            new_classes = len(folders - self._class_folders)
         # Not by the inode, which some network file systems make up anew.
         mtime_ns = self._seen[path].mtime_ns
         touched = bool(listed) and images == listed and mtime_ns != self._mtimes_ns[path]
@@ -117,6 +121,14 @@ class FolderWatch:
         return (
             f"{self._root} has changed since the run began: {said}{reason}; the run reads the files it listed then{end}"
         )
+
+
+def _kind(entry: os.DirEntry[str]) -> Kind:
+    """As the folder was listed; a link that cannot be followed now may lead to a file."""
+    try:
+        return look_at(entry)
+    except OSError:
+        return Kind.BROKEN
 
 
 def _count(number: int, one: str, many: str) -> str:

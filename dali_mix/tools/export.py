@@ -17,6 +17,7 @@ import yaml
 from torch import nn
 
 from dali_mix.errors import ConfigError
+from dali_mix.text import show
 from dali_mix.train.building import create_model
 from dali_mix.train.config import build_parser
 from dali_mix.train.distributed import World
@@ -45,7 +46,7 @@ def export(run: Path, out: Path, ema: bool = False) -> Path:
         raise ConfigError(f"{run} was trained with --bn-eps {settings.bn_eps:g}, which timm's config cannot hold")
     load_weights(model, weights)
     classes = run / "classes.txt"
-    names = classes.read_text().rstrip("\n").split("\n") if classes.is_file() else None
+    names = classes.read_text("utf-8").rstrip("\n").split("\n") if classes.is_file() else None
     export_to_hub_folder(model, out, model_name=settings.model, classes=names, config=config)
     return out
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         out = export(args.run, args.out, args.ema)
     except (ConfigError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.exit(2, show(f"{parser.prog}: error: {error}") + "\n")
     print(f"{out}: load with timm.create_model('local-dir:{out}', pretrained=True), timm {timm.__version__}")
     return 0
 

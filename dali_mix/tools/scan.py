@@ -15,11 +15,14 @@ import torch
 from tqdm import tqdm
 
 from dali_mix.data import find_split, scan_image_folder
-from dali_mix.data.folder import SPLIT_NAMES
+from dali_mix.data.folder import SPLIT_NAMES, other_splits
+from dali_mix.data.listing import Kind, is_folder, kind_of, list_folder
 from dali_mix.data.probe import probe_images
 from dali_mix.errors import ConfigError, DataError
-from dali_mix.tools.scan_findings import Findings, Split, find_ignored
-from dali_mix.tools.scan_report import format_report, format_undecodable, show, to_json
+from dali_mix.files import write_output
+from dali_mix.text import fits_a_line, is_utf8, show
+from dali_mix.tools.scan_findings import Findings, Split
+from dali_mix.tools.scan_report import format_report, format_undecodable, to_json
 
 _PROG = "dali-mix scan"
 
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seconds = _probe_all(findings, args)
         return _tell(findings, args, seconds)
     except (ConfigError, DataError, OSError) as error:
-        print(f"{_PROG}: error: {error}", file=sys.stderr)
+        print(show(f"{_PROG}: error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         _tell_interrupt(findings)
@@ -81,29 +84,33 @@ def _check_output(flag: str, path: Path | None) -> None:
 
 def _list_files(args: argparse.Namespace) -> Findings:
     root = Path(os.path.abspath(args.dir.expanduser()))
-    folders = []
+    folders: list[Path] = []
+    unused: list[Path] = []
     for name in (args.train_split, args.val_split):
         folder = find_split(root, name)
-        if folder.is_dir():
+        if is_folder(folder):
             folders.append(folder)
+            unused += other_splits(folder, name)
         elif name not in SPLIT_NAMES:
             raise ConfigError(f"{folder} does not exist; leave the flag out, or name a sub-folder of {root}")
     base = root
     # A folder of images called "train" may as well be a class of a single split.
     if not any(_has_folder(folder) for folder in folders):
-        folders, base = [root], root.parent
+        folders, base, unused = [root], root.parent, []
     if sys.stderr.isatty():
         print(f"listing {', '.join(show(str(folder)) for folder in folders)}", file=sys.stderr)
     splits = []
     for folder in folders:
-        images = scan_image_folder(folder)
-        splits.append(Split(folder.name, images, find_ignored(images)))
-    return Findings(base, splits)
+        images = scan_image_folder(folder, allow_empty=True)
+        if not is_utf8(str(folder)):
+            images.require_readable_names()
+        splits.append(Split(folder.name, images))
+    return Findings(base, splits, unused)
 
 
 def _has_folder(path: Path) -> bool:
-    with os.scandir(path) as entries:
-        return any(entry.is_dir() for entry in entries)
+    entries = list_folder(str(path))
+    return any(kind_of(entry) is Kind.FOLDER for entry in entries if not entry.name.startswith("."))
 
 
 def _probe_all(findings: Findings, args: argparse.Namespace) -> float:
@@ -136,16 +143,16 @@ def _tell(findings: Findings, args: argparse.Namespace, seconds: float) -> int:
     """Write the files, print the report; the exit code."""
     duplicates = findings.find_duplicates()
     if args.exclude_list:
-        listed = [probed.path for probed in findings.bad if _fits_a_line(probed.path)]
-        _replace_file(args.exclude_list, "".join(f"{path}\n" for path in listed))
+        listed = [probed.path for probed in findings.bad if fits_a_line(probed.path)]
+        write_output(args.exclude_list, "".join(f"{path}\n" for path in listed))
     if args.report:
-        _replace_file(args.report, json.dumps(to_json(findings, duplicates), indent=1) + "\n")
+        write_output(args.report, json.dumps(to_json(findings, duplicates), indent=1) + "\n")
     _print(format_report(findings, duplicates).splitlines())
     _print(["", f"{findings.done:,} files in {seconds:.1f} s, {findings.done / seconds:.0f} img/s"])
     if args.exclude_list:
         _print([f"{args.exclude_list}: {len(listed):,} files for the trainer's --exclude-list"])
         for probed in findings.bad:
-            if not _fits_a_line(probed.path):
+            if not fits_a_line(probed.path):
                 print(
                     f"{_PROG}: warning: {show(probed.path)} cannot be listed, its name is no line of text; remove it",
                     file=sys.stderr,
@@ -158,24 +165,6 @@ def _tell_interrupt(findings: Findings | None) -> None:
         _print(format_undecodable(findings.bad, findings.done))
     done = f" after {findings.done:,} of {len(findings.files):,} files" if findings else ""
     print(f"{_PROG}: interrupted{done}; no file was written", file=sys.stderr)
-
-
-def _fits_a_line(path: str) -> bool:
-    """Whether the trainer, which reads UTF-8 and strips each line, gets the same path back."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return path.splitlines() == [path.strip()]
-
-
-def _replace_file(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _print(lines: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import os
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 
 from dali_mix.data import ImageFolder
 from dali_mix.data.probe import Probed
+from dali_mix.text import is_utf8
 
 _TAIL_BYTES = 4096
 """The end of a file, and its size, are compared before whole files are; heads of JPEGs are often equal."""
@@ -30,12 +31,10 @@ class Split:
     Fields:
         name: of the folder.
         images: its files, as training lists them.
-        ignored: paths of files that training does not read.
     """
 
     name: str
     images: ImageFolder
-    ignored: list[str]
 
 
 class ListedImage(NamedTuple):
@@ -52,24 +51,6 @@ class Header(NamedTuple):
     kind: str
     format: str
     rotated: bool
-
-
-def find_ignored(images: ImageFolder) -> list[str]:
-    """Files below the folder that are not among its images, absolute and sorted."""
-    known = set(images.files)
-    found = []
-    for place, folders, names in os.walk(images.root, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_up(os.path.join(place, name))]
-        found += [path for name in names if (path := os.path.join(place, name)) not in known]
-    return sorted(found)
-
-
-def _leads_up(path: str) -> bool:
-    """Whether a link leads to a folder that it lies in, as training does not follow it either."""
-    if not os.path.islink(path):
-        return False
-    target, place = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
-    return os.path.commonpath([target, place]) == target
 
 
 def read_header(path: str) -> Header | None:
@@ -99,6 +80,7 @@ class Findings:
     Args:
         base: the data directory, which reported paths are relative to.
         splits: to be scanned, in this order.
+        unused: folders that training passes over, as another one has a name that means the same.
 
     Attributes:
         bad: undecodable files with their reasons; paths relative to ``base``.
@@ -109,8 +91,8 @@ class Findings:
         largest: path, width and height of the decodable file with the most pixels.
     """
 
-    def __init__(self, base: Path, splits: list[Split]) -> None:
-        self.base, self.splits = base, splits
+    def __init__(self, base: Path, splits: list[Split], unused: Sequence[Path] = ()) -> None:
+        self.base, self.splits, self.unused = base, splits, unused
         self.bad: list[Probed] = []
         self.kinds: Counter[str] = Counter()
         self.rotated: list[str] = []
@@ -133,6 +115,8 @@ class Findings:
     def add(self, probed: Probed) -> None:
         """Take the next file's result."""
         index, self.done = self.done, self.done + 1
+        if probed.error is None and not is_utf8(probed.path):
+            probed = probed._replace(error="name is not UTF-8, which DALI's reader does not take")
         if probed.error is not None:
             self.bad.append(probed._replace(path=self.relative(probed.path)))
             return

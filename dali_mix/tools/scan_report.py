@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dali_mix.data.class_order import differs_from_timm
+from dali_mix.data.folder import SPLIT_NAMES
 from dali_mix.data.probe import Probed
+from dali_mix.text import show
 from dali_mix.tools.scan_findings import Findings, ListedImage, Split, leaked, mislabelled, repeated_within
 
 SMALL_PX = 32
@@ -31,10 +34,10 @@ def format_report(findings: Findings, duplicates: Sequence[list[ListedImage]]) -
         lines += _few(f"{show(path)} is {name}" for path, name in findings.contradicting)
     lines += _duplicates(findings, duplicates)
     for split in findings.splits:
-        if split.ignored:
-            why = "no image extension, no regular file, or outside of class folders"
-            lines += _row("Ignored", f"{len(split.ignored):,} in {show(split.name)}: {why}")
-            lines += _few(show(findings.relative(path)) for path in split.ignored)
+        for part in split.images.left_out.told(str(findings.base)):
+            lines += _row("Left out", f"of {show(split.name)}: {show(part)}")
+    for path in findings.unused:
+        lines += _row("Left out", f"{show(path.name)}, as another folder has a name that means the same")
     return "\n".join(lines)
 
 
@@ -58,7 +61,7 @@ def _cause(probed: Probed) -> str:
 
 def _splits(splits: Sequence[Split]) -> list[str]:
     lines = []
-    for split in splits:
+    for number, split in enumerate(splits):
         counts = class_counts(split)
         ranked = sorted(counts, key=lambda name: (counts[name], name))
         smallest, largest = (f"{show(name)} {counts[name]:,}" for name in (ranked[0], ranked[-1]))
@@ -70,7 +73,10 @@ def _splits(splits: Sequence[Split]) -> list[str]:
         )
         empty = [name for name in ranked if not counts[name]]
         if empty:
-            lines += _row("", f"{len(empty):,} class folder(s) without an image: {_names(empty)}")
+            refused = ", which training refuses" if split.name in SPLIT_NAMES["train"] else ""
+            lines += _row("", f"{len(empty):,} class folder(s) without an image{refused}: {_names(empty)}")
+        elif number == 0 and (order := differs_from_timm(split.images)):
+            lines += _row("", show(order))
     for split in splits[1:]:
         for one, other in ((splits[0], split), (split, splits[0])):
             lacking = [name for name in one.images.classes if name not in set(other.images.classes)]
@@ -137,11 +143,6 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(map(show, names[:_FEW])) + more
 
 
-def show(path: str) -> str:
-    """A path on one line of printable characters."""
-    return path if path.isprintable() else ascii(path)
-
-
 def class_counts(split: Split) -> dict[str, int]:
     """Images per class."""
     counts = np.bincount(split.images.labels, minlength=len(split.images.classes))
@@ -165,7 +166,7 @@ def to_json(findings: Findings, duplicates: Sequence[list[ListedImage]]) -> dict
             split.name: {
                 "images": len(split.images),
                 "classes": class_counts(split),
-                "ignored": [findings.relative(path) for path in split.ignored],
+                "ignored": [findings.relative(path) for path in split.images.left_out.files],
             }
             for split in findings.splits
         },

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from dali_mix.data import BadImage, ImageFolder
 from dali_mix.errors import DataError
+from dali_mix.files import append_line
+from dali_mix.text import fits_a_line
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +52,18 @@ class BadFiles:
     def write_to(self, path: Path) -> None:
         """Name the files in a list, which ``--exclude-list`` takes; what it names already is not said again."""
         if path.exists():
-            self._known.update(path.read_text(**_ANY_NAME).splitlines())
+            self._known.update(path.read_text(**_ANY_NAME).split("\n"))
+            self._known.discard("")
         self._list = path
 
     def take_over(self, images: Iterable[BadImage]) -> None:
         """Note files that an earlier process found."""
         self._new += images
+
+    @property
+    def count(self) -> int:
+        """Files that are known to be bad, in the list or not."""
+        return len(self._known)
 
     def new(self) -> list[BadImage]:
         """What this rank has found since the last call."""
@@ -72,8 +79,7 @@ class BadFiles:
         for image in images:
             if image.path not in self._known:
                 self._known.add(image.path)
-                shown = os.fsencode(image.path).decode(errors="backslashreplace")
-                _log.warning("%s is replaced: %s", shown, image.reason)
+                _log.warning("%s is replaced: %s", image.path, image.reason)
                 self._append(image.path)
         for root, size in self._sizes.items():
             self._check(root, size)
@@ -90,9 +96,12 @@ class BadFiles:
     def _append(self, path: str) -> None:
         if self._list is None:
             return
+        if not fits_a_line(path):
+            # It would name other files, and --exclude-list would leave those out.
+            _log.warning("%s is not in %s, as its name is no line of text; rename or remove it", path, self._list)
+            return
         try:
-            with self._list.open("a", **_ANY_NAME) as file:
-                file.write(f"{path}\n")
+            append_line(self._list, path)
         except OSError as error:
             _log.warning("%s cannot be written: %s", self._list, error.strerror)
 

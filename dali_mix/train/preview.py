@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dali_mix.data import Batch
 from dali_mix.smmix import SMMix
 from dali_mix.smmix.stage import Mixture
+from dali_mix.text import show
 from dali_mix.train.files import replace_file
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -57,7 +58,7 @@ class Preview:
         stage: SMMix | None,
         columns: int = 6,
     ) -> None:
-        self._classes = classes
+        self._classes = [show(name) for name in classes]
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
         self._smoothing = smoothing
         self._stage = stage

@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def watch(folder):
-    return FolderWatch(scan_image_folder(folder))
+    return FolderWatch(scan_image_folder(folder, allow_empty=True))
 
 
 def test_nothing_changes(watch, folder):
@@ -77,6 +77,17 @@ def test_a_file_is_replaced(watch, folder):
 def test_what_is_no_image_of_the_set_does_not_matter(watch, folder):
     (folder / "README.jpg").write_text("beside the classes")
     assert watch.changed() is None
+
+
+def test_links_and_folders_are_what_the_listing_takes_them_for(watch, folder):
+    """A link loop is one file more, not a folder that cannot be read; a hidden folder is no class."""
+    (folder / "b" / "loop.jpg").symlink_to("loop.jpg")
+    (folder / ".cache").mkdir()
+    os.mkfifo(folder / "b" / "pipe.jpg")
+    line = watch.changed()
+    assert "1 file is new" in line
+    assert "cannot be read" not in line
+    assert "class folder" not in line
 
 
 def test_a_file_overwritten_in_place_is_not_noticed(watch, folder):
@@ -127,7 +138,7 @@ def test_permissions_are_lost(lost, count):
     with tempfile.TemporaryDirectory() as temporary:
         os.chmod(temporary, 0o755)
         folder = write_folder(Path(temporary) / "train")
-        watch = FolderWatch(scan_image_folder(folder))
+        watch = FolderWatch(scan_image_folder(folder, allow_empty=True))
         (folder / lost).chmod(0)
         with as_user():
             line = watch.changed()

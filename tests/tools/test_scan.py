@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 REPORT = """\
 train       15 images in 3 classes; smallest empty 0, median 5, largest cat 10
-            1 class folder(s) without an image: empty
+            1 class folder(s) without an image, which training refuses: empty
 val         3 images in 1 classes; smallest cat 3, median 3, largest cat 3
             2 class(es) of train not in val: dog, empty
 Undecodable 7 of 18
@@ -82,8 +82,8 @@ LEAK        1 image(s) of val are also in train
             train/cat/2.jpg = val/cat/leak.jpg
 Labels      1 image(s) stand in more than one class
             train/cat/1.jpg = train/dog/wrong.jpg
-Ignored     1 in train: no image extension, no regular file, or outside of class folders
-            train/cat/notes.txt
+Left out    of train: 1 file with another extension (train/cat/notes.txt)
+Left out    of train: 1 link to a folder that is listed already or lies above it (train/cat/up)
 
 """
 
@@ -103,7 +103,7 @@ def test_the_whole_report(folder, tmp_path, capsys):
     assert bad == [*(f"train/cat/cut{number}.jpg" for number in range(6)), "val/cat/page.jpg"]
     assert exclude.read_text().splitlines() == bad
     assert content["splits"]["train"]["classes"] == {"cat": 10, "dog": 5, "empty": 0}
-    assert content["splits"]["train"]["ignored"] == ["train/cat/notes.txt"]
+    assert content["splits"]["train"]["ignored"] == ["train/cat/notes.txt", "train/cat/up"]
     assert content["under_32_px"] == 1
     assert content["exif_rotated"] == ["train/dog/turned.jpg"]
     leak = [group for group in content["duplicates"] if {image["split"] for image in group} == {"train", "val"}]
@@ -126,6 +126,7 @@ def open_with_trainer(data_dir, exclude):
 
 def test_the_trainer_leaves_out_exactly_the_listed_files(folder, tmp_path):
     exclude = tmp_path / "exclude.txt"
+    (folder / "train/empty").rmdir()
     main([str(folder), "--exclude-list", str(exclude)])
     listed = {
         os.path.relpath(path, folder) for name in ("train", "val") for path in scan_image_folder(folder / name).files
@@ -167,21 +168,29 @@ def test_a_class_called_train_is_no_split(tmp_path, capsys):
     assert f"{tmp_path.name}" in capsys.readouterr().out.splitlines()[0]
 
 
-def test_names_that_no_list_can_hold_are_told(tmp_path, capsys):
-    picture(tmp_path / "cat/fine.jpg")
-    (tmp_path / "cat/new\nline.jpg").write_bytes(b"x")
-    (tmp_path / os.fsdecode(b"cat/\xff.jpg")).write_bytes(b"x")
-    exclude = tmp_path / "exclude.txt"
-    assert main([str(tmp_path), "--exclude-list", str(exclude), "--report", str(tmp_path / "report.json")]) == 1
+def test_names_that_are_no_text(tmp_path, capsys):
+    """A line break fits into no list; other bytes do, and the trainer reads the same file back."""
+    data = tmp_path / "data"
+    picture(data / "train/cat/fine.jpg")
+    picture(data / "val/cat/fine.jpg", colour=1)
+    (data / "train/cat/new\nline\x1b[2J\u202e.jpg").write_bytes(b"x")
+    name = os.fsdecode(b"caf\xe9.jpg")
+    shutil.copy(data / "train/cat/fine.jpg", data / "train/cat" / name)
+    exclude, report = tmp_path / "exclude.txt", tmp_path / "report.json"
+    assert main([str(data), "--exclude-list", str(exclude), "--report", str(report)]) == 1
     out, err = capsys.readouterr()
-    assert exclude.read_bytes() == b""
-    assert err.splitlines() == [
-        f"dali-mix scan: warning: {f'{tmp_path.name}/cat/{name}'!a} cannot be listed, "
-        f"its name is no line of text; remove it"
-        for name in ("new\nline.jpg", "\udcff.jpg")
+    assert exclude.read_bytes() == b"train/cat/caf\xe9.jpg\n"
+    assert err == (
+        "dali-mix scan: warning: train/cat/new\\nline\\x1b[2J\\u202e.jpg cannot be listed, its name is no line of text; "
+        "remove it\n"
+    )
+    assert "name is not UTF-8, which DALI's reader does not take\n            train/cat/caf\\xe9.jpg\n" in out
+    assert "train/cat/new\\nline\\x1b[2J\\u202e.jpg" in out
+    assert [each["path"] for each in json.loads(report.read_text())["undecodable"]] == [
+        f"train/cat/{name}",
+        "train/cat/new\nline\x1b[2J\u202e.jpg",
     ]
-    assert r"new\nline.jpg" in out
-    assert len(json.loads((tmp_path / "report.json").read_text())["undecodable"]) == 2
+    assert f"train/cat/{name}" not in open_with_trainer(data, exclude)
 
 
 @pytest.mark.parametrize(

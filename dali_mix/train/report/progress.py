@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from dali_mix.text import show
+
 _log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 20.0
@@ -132,4 +134,4 @@ def _speed(img_per_s: float | None, data_wait: float | None) -> list[str]:
 def table(rows: Sequence[tuple[str, str]]) -> str:
     """Two aligned columns."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    return "\n".join(f"  {name:<{width}}  {show(value)}" for name, value in rows)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
+from dali_mix.files import new_temporary
+from dali_mix.text import show
 
 _log = logging.getLogger(__name__)
 
@@ -108,14 +110,14 @@ def _open_tensorboard(folder: Path, settings: dict[str, Any], first_step: int) -
         return None
     writer = SummaryWriter(str(folder), purge_step=first_step or None)
     # Indented by four, Markdown shows it as it is.
-    writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()))
+    writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in _visible(settings).items()))
     return writer
 
 
 def _try_to_write(folder: Path) -> None:
     """Fail here if nothing can be written: in TensorBoard's thread it would be a traceback, and that thread's end."""
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".probe"
+    probe = new_temporary(folder / "probe")
     try:
         probe.write_bytes(bytes(_PROBE_BYTES))
     finally:
@@ -131,16 +133,25 @@ def _start_wandb(folder: Path, settings: dict[str, Any], options: WandbOptions) 
     try:
         return init(
             project=options.project,
-            name=options.name,
+            name=show(options.name) if options.name else None,
             tags=list(options.tags),
             id=options.resume_id,
             # "must": a mistyped id is an error rather than a new run.
             resume="must" if options.resume_id else None,
-            config=settings,
+            config=_visible(settings),
             dir=str(folder.absolute()),
         )
     except Exception as error:  # no login, no such run, no network: all a matter of the user's settings
         raise ConfigError(f"--log-wandb: {_first_line(error)}") from error
+
+
+def _visible(value: Any) -> Any:
+    """Settings whose texts any tracker can hold: names of files may be no text."""
+    if isinstance(value, dict):
+        return {key: _visible(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_visible(item) for item in value]
+    return show(value) if isinstance(value, str) else value
 
 
 def _first_line(error: Exception) -> str:
