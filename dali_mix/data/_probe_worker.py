@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import signal
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -84,6 +86,8 @@ def serve(fd: int) -> None:
     # Ctrl-C and a cluster's warnings reach the whole group; the other side ends this process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    # It need not finish what nobody waits for any more.
+    threading.Thread(target=_end_with_the_other_side, args=(fd,), daemon=True).start()
     with Connection(fd) as connection:
         graphs, settings = connection.recv()
         with ThreadPoolExecutor(settings["num_threads"]) as readers:
@@ -98,6 +102,13 @@ def serve(fd: int) -> None:
                 connection.send(prober.probe_files(paths))
 
 
+def _end_with_the_other_side(fd: int) -> None:
+    hangup = select.poll()
+    hangup.register(fd, 0)
+    hangup.poll()
+    os._exit(1)
+
+
 class _Prober:
     """Reads files, looks at their headers, and decodes those that are fit for it."""
 
@@ -106,6 +117,8 @@ class _Prober:
 
     def probe_files(self, paths: Sequence[str]) -> list[Result]:
         """One result per path, in order."""
+        os.ftruncate(2, 0)  # codecs have warned of earlier files; it may lie in memory
+        os.lseek(2, 0, os.SEEK_SET)
         results: list[Result] = []
         sizes = list(self._readers.map(_file_size, paths))
         for start, stop in _runs(sizes, _BATCH_BYTES):

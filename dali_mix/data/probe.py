@@ -6,7 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Pipe
 from typing import NamedTuple
@@ -21,12 +21,21 @@ from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS as MAX_IMAGE_PIXELS
 from dali_mix.data.decode import decode_images
 from dali_mix.data.device import Backend, select_backend
 from dali_mix.errors import ConfigError, DataError
+from dali_mix.helpers import scratch_file, start_helper
+
+_TRIES, _PAUSE_S = 3, 2.0
+"""For a process that is killed from outside, as by a system without memory: that says nothing of any file."""
 
 FILE_TIMEOUT_S = 120
 """A file, or a batch of files, that takes longer than this to read and decode is given up."""
 
 _START = "import runpy, sys; sys.path[:] = {path!r}; runpy.run_path({file!r})['serve']({fd})"
 """Runs the worker's file as it is: importing the package would import PyTorch, and triple the time."""
+
+_KILLED = (
+    "the process that decodes was killed {count} times (SIGKILL), as the system does when memory runs out; "
+    "free some, with fewer threads or smaller batches"
+)
 
 _Graphs = tuple[bytes, bytes]
 _Settings = dict[str, int | None]
@@ -115,6 +124,10 @@ class _WorkerDied(Exception):
     """The message is what a user is told of the file that did it."""
 
 
+class _WorkerKilled(_WorkerDied):
+    """No file did it: SIGKILL comes from another process, or from the system when memory is short."""
+
+
 class _Workers:
     """One worker at a time, and after its death another one.
 
@@ -131,8 +144,16 @@ class _Workers:
         """Let the worker begin with these files; starts one if there is none."""
         self._fresh = self._worker is None
         if self._worker is None:
-            self._worker = _Worker(self._graphs, self._settings)
+            self._worker = self._start()
         self._worker.send(paths)
+
+    def _start(self) -> _Worker:
+        for _ in range(_TRIES):
+            try:
+                return _Worker(self._graphs, self._settings)
+            except _WorkerKilled:
+                time.sleep(_PAUSE_S)
+        raise DataError(f"files cannot be examined: {_KILLED.format(count=_TRIES)}")
 
     def receive(self, paths: list[str]) -> list[Probed]:
         """One result for each path that was sent.
@@ -147,15 +168,24 @@ class _Workers:
             raise
 
     def probe_alone(self, path: str) -> Probed:
-        """One file's result, also when the file is the death of a worker."""
-        while True:
+        """One file's result, also when the file is the death of a worker.
+
+        Raises:
+            DataError: if another process, or the system, kills each worker that is at work on it.
+        """
+        killed = 0
+        while killed < _TRIES:
             self.send([path])
             try:
                 return self.receive([path])[0]
+            except _WorkerKilled:
+                killed += 1
+                time.sleep(_PAUSE_S)
             except _WorkerDied as death:
                 # A worker that has seen other files may die of what one of those did to its memory.
                 if self._fresh:
                     return Probed(path, str(death), 0, 0)
+        raise DataError(f"{path} cannot be examined: {_KILLED.format(count=killed)}, or leave the file out")
 
     def close(self) -> None:
         """End the worker."""
@@ -179,30 +209,38 @@ class _Worker:
     """
 
     def __init__(self, graphs: _Graphs, settings: _Settings) -> None:
+        try:
+            self._process = self._open()
+        except OSError as error:  # no more processes, or files, are allowed
+            raise DataError(f"files cannot be examined: no process can be started for it: {error.strerror}") from error
+        try:
+            self._connection.send((graphs, settings))
+            self._connection.recv()  # it is ready
+        except (EOFError, OSError):
+            code = self._process.wait()
+            self._stderr.seek(0)
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+            self.close()
+            if code == -signal.SIGKILL:
+                raise _WorkerKilled(_name_exit(code)) from None
+            raise DataError(f"DALI cannot be started: {lines[-1] if lines else 'it said nothing'}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> subprocess.Popen:
         # Codecs write warnings to file descriptor 2, which belong neither into a progress bar nor into a log.
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        self._stderr = scratch_file()
         self._connection, theirs = Pipe()
         with theirs:
             code = _START.format(path=sys.path, file=_probe_worker.__file__, fd=theirs.fileno())
-            self._process = subprocess.Popen(
+            return start_helper(
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
                 pass_fds=[theirs.fileno()],
             )
-        try:
-            self._connection.send((graphs, settings))
-            self._connection.recv()  # it is ready
-        except (EOFError, OSError):
-            self._process.wait()
-            self._stderr.seek(0)
-            lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-            self.close()
-            raise DataError(f"DALI cannot be started: {lines[-1] if lines else 'it said nothing'}") from None
-        except BaseException:
-            self.close()
-            raise
 
     def send(self, paths: list[str]) -> None:
         """Let it begin with these files."""
@@ -216,13 +254,24 @@ class _Worker:
             _WorkerDied: when the process crashed or hung.
         """
         try:
-            if self._connection.poll(FILE_TIMEOUT_S):
+            if self._answers():
                 results = self._connection.recv()
                 return [Probed(path, *result) for path, result in zip(paths, results, strict=True)]
-            reason = f"takes more than {FILE_TIMEOUT_S} s to read and decode"
         except (EOFError, OSError):
-            reason = f"crashes DALI ({_name_exit(self._process.wait())})"
-        raise _WorkerDied(reason)
+            code = self._process.wait()
+            died = _WorkerKilled if code == -signal.SIGKILL else _WorkerDied
+            raise died(f"crashes DALI ({_name_exit(code)})") from None
+        raise _WorkerDied(f"takes more than {FILE_TIMEOUT_S} s to read and decode")
+
+    def _answers(self) -> bool:
+        """Wait for an answer, but not for ever."""
+        # By the second: time in which both processes are suspended, as with a job or a container, is not a file's.
+        waited = 0
+        while waited < FILE_TIMEOUT_S:
+            if self._connection.poll(1):
+                return True
+            waited += not _is_suspended(self._process.pid)
+        return False
 
     def close(self) -> None:
         """End the process."""
@@ -230,6 +279,15 @@ class _Worker:
         self._process.wait()
         self._connection.close()
         self._stderr.close()
+
+
+def _is_suspended(pid: int) -> bool:
+    """Whether a process has got SIGSTOP or the like."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
 
 
 def _name_exit(code: int) -> str:

@@ -24,6 +24,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO, cast
 
 _log = logging.getLogger(__name__)
 
@@ -71,15 +72,13 @@ def _start() -> _Filter | None:
         real = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
     except OSError:
         return None
+    from dali_mix.helpers import start_helper  # not above: the other process runs this file without the package
+
     reading, writing = os.pipe()
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__],
-            stdin=reading,
-            stdout=subprocess.DEVNULL,
-            stderr=real,
-            # Launchers signal and kill whole groups; this one ends when the last holder of the pipe has.
-            start_new_session=True,
+        # Launchers signal and kill whole groups; this one ends when the last holder of the pipe has.
+        process = start_helper(
+            [sys.executable, "-I", "-S", __file__], stdin=reading, stdout=subprocess.DEVNULL, stderr=real
         )
     except OSError as error:
         _log.warning("messages of decoders will not be counted: %s", error)
@@ -116,8 +115,11 @@ def _python_stderr(real: _Filter) -> Iterator[None]:
         finally:
             os.close(real.descriptor)
         return
-    with open(real.descriptor, "w", buffering=1, encoding=before.encoding, errors=before.errors) as direct:
+    from dali_mix.terminal import Forgiving
+
+    with open(real.descriptor, "w", buffering=1, encoding=before.encoding, errors=before.errors) as stream:
         before.flush()
+        direct = cast(TextIO, Forgiving(stream))
         sys.stderr = direct
         try:
             yield
