@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
+from dali_mix.data.batch import Batch as Batch
+from dali_mix.data.batch import Outputs
+from dali_mix.data.checkpoint import at_next_epoch, move_to, reader_arguments, restore
+from dali_mix.data.dali_errors import cause_of
+from dali_mix.data.fingerprint import check_fingerprint, fingerprint_of
 from dali_mix.data.forking import require_own_dali
-from dali_mix.data.normalize import image_type_of
-from dali_mix.data.source import dataset_digest, restore
+from dali_mix.data.loops import EpochLoader
 from dali_mix.errors import ConfigError, DataError
-from dali_mix.fn import BRANCHES, MixedBatch, implementation_of
-from dali_mix.fn.implementation import AUGMENTATION, MIXING
 
 _POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
 _DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
@@ -26,64 +25,47 @@ _DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 
 _log = logging.getLogger(__name__)
 
-_BRANCH_NAMES = {code: name for name, code in BRANCHES.items()}
-
-
-class Batch(NamedTuple):
-    """One batch on the pipeline's device.
-
-    Fields:
-        images: float32 or float16 (B, 3, H, W), channels_last.
-        targets: float32 (B, K), soft targets that sum to 1.
-        labels: int64 (B,), each image's own class.
-        branch: "none", "cutmix", "mixup" or "smmix" (left unmixed for the step).
-    """
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    labels: torch.Tensor
-    branch: str
-
-    def to(self, device: torch.device) -> Batch:
-        """This batch on another device; itself where it is there already."""
-        if self.images.device == device:
-            return self
-        images, targets, labels = (
-            part.to(device, non_blocking=True) for part in (self.images, self.targets, self.labels)
-        )
-        return Batch(images, targets, labels, self.branch)
-
 
 class BatchError(DataError):
     """DALI could not deliver a batch.  The loader's ``state_dict`` is still that after the batch before."""
 
 
-class MixLoader:
-    """Iterate a pipeline whose outputs are those of ``random_mix``: images, targets, labels, branch.
+class MixLoader(EpochLoader):
+    """Iterate a pipeline that outputs what ``random_mix`` gives, images, targets, labels, branch, or the first of them.
 
     Args:
-        pipeline: with exactly one reader; images as HWC.  Built on first use.
+        pipeline: with exactly one reader; images as HWC, or as CHW, which costs a copy.  Built on first use.
         last_batch: "drop" the incomplete batch (training), or deliver it "partial" (validation).  The
             reader must set ``pad_last_batch``, and for "partial" ``stick_to_shard`` too; for "drop" the
             number of images must be a multiple of the number of shards.
+        after_break: what a new loop delivers where the one before was left within an epoch: the "next_epoch",
+            as a DataLoader does, or the "rest" of that one.  A validation loop always begins with the first image.
 
     Raises:
         ConfigError: on first use, for a pipeline that cannot be iterated this way.
         DataError: while iterating, if DALI cannot deliver a batch; the loader is then spent.
             ``TolerantLoader`` goes on.
 
-    Each ``for`` loop runs to the end of the epoch; after a ``break`` the next one delivers the rest.
+    Each ``iter`` stands for an epoch, as with a DataLoader, but all of one stream: see ``EpochLoader``.  The order of
+    later epochs does not depend on whether one was left.  To leave one rebuilds the pipeline, which costs about what
+    the first batch did; with a reader that sets ``random_shuffle``, and in a pipeline without checkpointing, the
+    rest of the epoch is read and thrown away.  After :meth:`load_state_dict` the first loop delivers the rest of the
+    epoch that the state was taken in.
     With DALI's default executor nothing is copied: the tensors own DALI's buffers, and stay valid as
     long as they are kept.
     """
 
-    def __init__(self, pipeline: Pipeline, last_batch: str = "drop") -> None:
+    def __init__(self, pipeline: Pipeline, last_batch: str = "drop", *, after_break: str = "next_epoch") -> None:
+        super().__init__(after_break)
         if last_batch not in _POLICIES:
             raise ConfigError(f"last_batch must be 'drop' or 'partial', got {last_batch!r}")
+        if last_batch == "partial" and after_break == "rest":
+            raise ConfigError("after_break='rest' is for training: with last_batch='partial' a loop begins anew")
         self._pipeline: Pipeline | None = pipeline
         self._last_batch = last_batch
         self._iterator: DALIGenericIterator | None = None
         self._meta: dict[str, Any] | None = None
+        self._outputs: Outputs | None = None
         self._delivered = 0
         self._failure: str | None = None
 
@@ -117,30 +99,46 @@ class MixLoader:
         """Batches delivered of the epoch in progress."""
         return self._delivered
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
+    def _advance(self) -> Batch | None:
         if self._failure is not None:
             raise DataError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
         iterator = self._start()
+        assert self._outputs is not None
         while True:
             position = self._position(iterator)
             try:
                 outputs = next(iterator)[0]
             except StopIteration:
                 self._end_epoch()
-                raise
+                return None
             except _DALI_ERRORS as error:
                 # After an error DALI's iterator says StopIteration for ever, so that a loop which
                 # catches errors would go on with empty epochs.
-                self._failure = _cause(error)
+                self._failure = cause_of(error)
                 self._move_to(position, iterator)
                 raise BatchError(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
-            if len(outputs["labels"]):
-                batch = _to_batch(outputs)
+            if len(outputs["images"]):
+                batch = self._outputs.batch(outputs)
                 self._delivered += 1
                 return batch
+
+    def _skip_rest(self) -> bool:
+        pipeline, iterator = self._open_pipeline(), self._start()
+        meta = self._reader_meta()
+        reader = reader_arguments(pipeline, meta["name"])
+        checkpoint = None
+        if pipeline._enable_checkpointing and reader is not None and not reader[1].get("random_shuffle"):
+            made = math.ceil(meta["epoch_size_padded"] // meta["number_of_shards"] / self.batch_size)
+            checkpoint = at_next_epoch(iterator.checkpoints()[0], meta["name"], made - self._delivered)
+        if checkpoint is None:
+            left = len(self) - self._delivered
+            _log.warning("a loop was left within its epoch; %d batches are read and thrown away to end it", left)
+            return False
+        self._iterator = None
+        move_to(pipeline, checkpoint)
+        self._delivered = 0
+        self._start()
+        return True
 
     def _position(self, iterator: DALIGenericIterator) -> tuple[int, bool]:
         return self._open_pipeline()._consumer_iter, iterator._ever_consumed
@@ -180,15 +178,10 @@ class MixLoader:
         """
         if self._iterator is not None:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
-        own, other = self._fingerprint(), state["fingerprint"]
-        for part in (AUGMENTATION, MIXING):
-            _check_implementation(part, other, own.pop(part))
-        _check_image_type(other.get("images"), own.pop("images"))
-        differing = [f"{key} {other.get(key)!r} -> {own[key]!r}" for key in own if other.get(key) != own[key]]
-        if differing:
-            raise ConfigError(f"the loader's state belongs to other data: {', '.join(differing)}")
+        check_fingerprint(state["fingerprint"], self._fingerprint())
         restore(self._open_pipeline(), state["pipeline"])
         self._delivered = state["delivered"]
+        self._continues = True
 
     def close(self) -> None:
         """Release the pipeline and its threads.  The loader cannot be used afterwards."""
@@ -241,101 +234,19 @@ class MixLoader:
             )
 
     def _fingerprint(self) -> dict[str, Any]:
-        meta = self._reader_meta()
-        return {
-            "dataset": dataset_digest(self._open_pipeline()),
-            "num_samples": meta["epoch_size"],
-            "batch_size": self.batch_size,
-            "shard_id": meta["shard_id"],
-            "num_shards": meta["number_of_shards"],
-            "last_batch": self._last_batch,
-            MIXING: implementation_of(self._open_pipeline(), MIXING),
-            AUGMENTATION: implementation_of(self._open_pipeline(), AUGMENTATION),
-            "images": image_type_of(self._open_pipeline()),
-        }
+        return fingerprint_of(self._open_pipeline(), self._reader_meta(), self._last_batch)
 
     def _start(self) -> DALIGenericIterator:
         if self._iterator is None:
             name = self._reader_meta()["name"]
+            if self._outputs is None:
+                self._outputs = Outputs(self._open_pipeline())
             self._iterator = DALIGenericIterator(
                 self._open_pipeline(),
-                list(MixedBatch._fields),
+                self._outputs.names,
                 reader_name=name,
                 last_batch_policy=_POLICIES[self._last_batch],
                 auto_reset=True,
                 prepare_first_batch=False,
             )
         return self._iterator
-
-
-def _cause(error: Exception) -> str:
-    """What went wrong, from DALI's message: the part between its Python and its C++ traceback."""
-    text = str(error)
-    _, _, cause = text.partition("encountered:")
-    cause, _, _ = (cause or text).partition("C++ context:")
-    cause, _, _ = cause.partition("Current pipeline object is no longer valid")
-    hint = "; remove or repair the image" if "decode" in cause or "nvImageCodec" in cause else ""
-    if "samples must occupy the same size in bytes" in cause:
-        return f"an image has more than {MAX_IMAGE_PIXELS} pixels; remove it"
-    if "IsDenseTensor" in cause:
-        return "the images of a batch differ in size, and the pipeline does not resize them"
-    return " ".join(cause.split()) + hint
-
-
-def _check_implementation(part: str, saved: dict[str, Any], own: str | None) -> None:
-    """Refuse a state whose random numbers for a part of the graph are those of another implementation.
-
-    Args:
-        part: :data:`MIXING` or :data:`AUGMENTATION`.
-        saved: fingerprint of the state.
-        own: of this loader.
-    """
-    # A graph that was deserialized does not say what it is made of; DALI then compares the operators' names.
-    if own is None or saved.get(part, "") in (None, own):
-        return
-    if part in saved:
-        switch = "on" if saved[part] == "native" else "off"
-        raise ConfigError(
-            f"the loader's state was saved by the {saved[part]} implementation of the {part}, here it is the {own} "
-            f"one, and their random numbers differ: set DALI_MIX_NATIVE={switch}, or begin anew"
-        )
-    # Beside native mixing, what augmented was another than either is now.
-    if part == AUGMENTATION and saved.get(MIXING) != "native":
-        if own == "portable":
-            return  # there was no other
-        if MIXING in saved:
-            raise ConfigError(
-                "the loader's state was saved by another version, which augmented by the portable graph, here it is "
-                "the native operators, and their random numbers differ: set DALI_MIX_NATIVE=off, or begin anew"
-            )
-    raise ConfigError(
-        f"the loader's state was saved by another version, whose random numbers for the {part} differ: begin anew, "
-        "or continue with the version that saved it"
-    )
-
-
-def _check_image_type(saved: str | None, own: str | None) -> None:
-    """Refuse the state of a pipeline whose images were rounded otherwise."""
-    if saved is None and own == "float16":
-        _log.warning("the loader's state does not say whether its images were float32; from here on they are float16")
-    elif None not in (saved, own) and saved != own:
-        raise ConfigError(
-            f"the loader's state was saved with {saved} images, here they are {own}: make the pipeline with "
-            f"half={saved == 'float16'}, or begin anew"
-        )
-
-
-def _to_batch(outputs: dict[str, torch.Tensor]) -> Batch:
-    branches = outputs["branch"]
-    if (branches != branches[0]).any():
-        raise ConfigError(
-            "a batch holds samples of several branches, as random_mix gives inside of an `if`; call it outside, or "
-            "leave branch out of the outputs and use DALI's own iterator"
-        )
-    return Batch(
-        images=outputs["images"].permute(0, 3, 1, 2),
-        targets=outputs["targets"],
-        labels=outputs["labels"].flatten().long(),
-        # A CPU output, so reading it waits for nothing.
-        branch=_BRANCH_NAMES[int(outputs["branch"][0])],
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -12,6 +12,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+from dali_mix.data.checkpoint import restore, with_reader
 from dali_mix.data.folder import ImageFolder
 from dali_mix.errors import ConfigError
 
@@ -170,44 +171,7 @@ def next_batches(reading: Reading, checkpoint: bytes, batch_size: int, count: in
         with pipeline:
             pipeline.set_outputs(_read_files([file.name] * len(entries), entries, reading)[1])
         pipeline.build()
-        restore(pipeline, _with_reader(pipeline.checkpoint(), checkpoint))
+        restore(pipeline, with_reader(pipeline.checkpoint(), checkpoint, READER_NAME))
         batches = [pipeline.run()[0].as_array().flatten().tolist() for _ in range(count)]
     # A shard's last batch is padded with its last image.
     return [list(dict.fromkeys(batch)) for batch in batches]
-
-
-def restore(pipeline: Pipeline, checkpoint: bytes) -> None:
-    """Set a built pipeline to where a checkpoint was taken.
-
-    DALI takes a checkpoint only where a pipeline is constructed; these two lines are what its own
-    ``deserialize_and_build`` does with a pipeline that exists.
-    """
-    pipeline._checkpoint = checkpoint
-    pipeline._restore_state_from_checkpoint()
-
-
-def _with_reader(checkpoint: bytes, other: bytes) -> bytes:
-    """A checkpoint with the reader's state from another one; DALI refuses one of another pipeline as a whole.
-
-    It is a protocol buffer: field 1, repeated, is an operator's name and state, field 2 the counters of the
-    pipeline and the iterator.
-    """
-    own, theirs = dict(_fields(checkpoint)), dict(_fields(other))
-    reader = b"\x0a" + bytes([len(READER_NAME)]) + READER_NAME.encode()
-    (here,), (there,) = ([key for key in fields if key.startswith(reader)] for fields in (own, theirs))
-    return checkpoint.replace(own[here], theirs[there])
-
-
-def _fields(message: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Content and whole of each field of a protocol buffer that has only strings and messages."""
-    start = 0
-    while start < len(message):
-        body, size, shift = start + 1, 0, 0
-        while True:
-            byte = message[body]
-            size |= (byte & 0x7F) << shift
-            body, shift = body + 1, shift + 7
-            if byte < 0x80:
-                break
-        yield message[body : body + size], message[start : body + size]
-        start = body + size

@@ -12,6 +12,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from dali_mix.data.folder import ImageFolder
 from dali_mix.data.loader import Batch, BatchError, MixLoader
+from dali_mix.data.loops import EpochLoader
 from dali_mix.data.probe import Probed, probe_images
 from dali_mix.data.source import Reading, next_batches, reading_of
 from dali_mix.errors import ConfigError, DataError
@@ -41,7 +42,7 @@ class BadImage(NamedTuple):
     reason: str
 
 
-class TolerantLoader:
+class TolerantLoader(EpochLoader):
     """Batches like ``MixLoader``, with a stand-in where a file cannot be read or decoded.
 
     Args:
@@ -54,6 +55,7 @@ class TolerantLoader:
             for validation: the same file, and in its row of the batch label -1 and targets of 0; leave rows with
             a negative label out.
         on_bad_image: called once for each bad file; may raise to stop the run.
+        after_break: as in ``MixLoader``.
 
     Raises:
         ConfigError: for an unknown ``stand_in``, for a pipeline without ``read_images``, and where ``MixLoader`` does.
@@ -74,7 +76,9 @@ class TolerantLoader:
         *,
         stand_in: str = "same_class",
         on_bad_image: Callable[[BadImage], None] | None = None,
+        after_break: str = "next_epoch",
     ) -> None:
+        super().__init__(after_break)
         if stand_in not in STAND_INS:
             raise ConfigError(f"stand_in must be one of {', '.join(STAND_INS)}, got {stand_in!r}")
         self._build = build
@@ -111,18 +115,19 @@ class TolerantLoader:
         """Those that this rank has found, also before the state that was loaded."""
         return tuple(BadImage(self._folder.files[index], reason) for index, reason in self._files.reasons.items())
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
+    def _advance(self) -> Batch | None:
         tried_again = False
         while True:
             loader = self._loader()
             try:
-                return self._mark(next(loader))
+                batch = loader._advance()
+                return None if batch is None else self._mark(batch)
             except BatchError as error:
                 self._failure = str(error)  # until the recovery has succeeded
                 tried_again = not self._recover(loader.state_dict(), error, last_try=tried_again) or tried_again
+
+    def _skip_rest(self) -> bool:
+        return self._loader()._skip_rest()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, exactly, with the stand-ins; plain types only.  See ``MixLoader``."""
@@ -142,6 +147,7 @@ class TolerantLoader:
             self._release()
             self._files.load_state(stand_ins)
         self._loader().load_state_dict(state)
+        self._continues = True
 
     def close(self) -> None:
         """Release the pipeline and its threads.  The loader cannot be used afterwards."""
@@ -169,7 +175,7 @@ class TolerantLoader:
             pipeline = self._build(self._folder.with_stand_ins(stand_ins) if stand_ins else self._folder)
             self._reading = self._reading_of(pipeline)
             self._files.decode_like(pipeline)
-            self._inner = MixLoader(pipeline, self._last_batch)
+            self._inner = MixLoader(pipeline, self._last_batch, after_break=self._after_break)
         return self._inner
 
     def _reading_of(self, pipeline: Pipeline) -> Reading:

@@ -5,6 +5,7 @@ without ``enable_conditionals``, run no Python while the pipeline runs, and so c
 and checkpointed.  Of dali_mix this package imports the native operators only.
 """
 
+from dali_mix.fn._graph import methods_of as methods_of
 from dali_mix.fn.cutmix import apply_cutmix as apply_cutmix
 from dali_mix.fn.cutmix import cutmix as cutmix
 from dali_mix.fn.cutmix import draw_cutmix as draw_cutmix

@@ -55,6 +55,17 @@ def named_op(kind: str) -> dict[str, Any]:
     return {} if name is None else {"name": name}
 
 
+def methods_of(pipeline: Pipeline) -> set[str] | None:
+    """Those of "cutmix", "mixup" and "mix", which stands for ``random_mix``, that a pipeline holds.
+
+    Returns:
+        None for a pipeline that was not defined in this process, of which nothing is known.
+    """
+    if pipeline._deserialized:
+        return None
+    return {"cutmix", "mixup", "mix"} & set(_calls_by_pipeline.get(pipeline, ()))
+
+
 def _next_name(kind: str) -> str | None:
     """A name that no other operator of the pipeline has; None outside of a pipeline."""
     pipeline = Pipeline.current()

@@ -212,7 +212,9 @@ class Loaders:
         folder = self._data.train
         assert folder is not None
         build = partial(self._build_train, **_known(self._build_train, settings))
-        loader = TolerantLoader(build, folder, on_bad_image=self.bad_files.reporter(folder))
+        report = self.bad_files.reporter(folder)
+        # The trainer knows how much of an epoch is left, and asks for that.
+        loader = TolerantLoader(build, folder, on_bad_image=report, after_break="rest")
         len(loader)  # builds the pipeline, and refuses a data set smaller than one batch
         return loader
 

@@ -217,7 +217,6 @@ class Epochs:
                 self._stop(epoch)
             if index < len(self._validation):
                 yield next(batches)
-        next(batches, None)  # ends the loader's epoch
 
     def _after_update(self, epoch: int, tally: Tally, stop: bool) -> None:
         if stop:

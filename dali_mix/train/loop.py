@@ -316,5 +316,3 @@ def _numbered(loader: TolerantLoader, tally: Tally, steps: int) -> Iterator[tupl
         batch = next(batches)
         tally.waited += time.perf_counter() - before
         yield index, batch
-    if loader.delivered == len(loader):
-        next(batches, None)  # ends the loader's epoch; that may have been done before a checkpoint

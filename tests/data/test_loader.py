@@ -170,15 +170,16 @@ def test_state_resumes_exactly_at_any_point(train, batch_size, position):
 
 
 @pytest.mark.parametrize("batch_size", [7, 8])
-def test_a_state_taken_after_the_last_batch_still_ends_its_epoch(train, batch_size):
+def test_a_loop_over_a_state_taken_after_the_last_batch_is_the_next_epoch(train, batch_size):
     with train_loader(train, batch_size=batch_size) as loader:
         for _ in range(len(loader)):
             next(loader)
         state = loader.state_dict()
+        expected = list(loader)
+    assert len(expected) == state["delivered"]
     with train_loader(train, batch_size=batch_size) as restored:
         restored.load_state_dict(state)
-        assert list(restored) == []
-        assert len(list(restored)) == len(restored)
+        assert_equal_batches(list(restored), expected)
 
 
 @pytest.mark.parametrize(

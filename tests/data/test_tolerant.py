@@ -266,16 +266,17 @@ def test_a_state_keeps_the_folders_fingerprint_and_refuses_another(root, good_fo
 def test_a_state_of_a_plain_loader_is_taken(root):
     folder = scan_image_folder(root)
     with MixLoader(train_build()(folder)) as plain:
-        next(plain)
+        batches = iter(plain)
+        next(batches)
         state = plain.state_dict()
-        expected = list(plain)
+        expected = list(batches)
     with TolerantLoader(train_build(), folder) as loader:
         loader.load_state_dict(state)
         assert_equal_batches(list(loader), expected)
 
 
 @pytest.mark.parametrize(("batch_size", "shards"), [(6, 1), (7, 1), (4, 5), (8, 5)])
-def test_a_validation_state_after_the_last_batch_ends_its_epoch(root, batch_size, shards):
+def test_a_loop_over_a_validation_state_after_the_last_batch_is_the_next_epoch(root, batch_size, shards):
     folder = scan_image_folder(root)
     for shard in range(shards):
         build = val_build(batch_size=batch_size, shard_id=shard, num_shards=shards)
@@ -285,14 +286,12 @@ def test_a_validation_state_after_the_last_batch_ends_its_epoch(root, batch_size
             state = loader.state_dict()
         with MixLoader(build(folder), "partial") as restored:
             restored.load_state_dict(state)
-            assert list(restored) == []
             assert_equal_batches(list(restored), expected)
 
 
 def test_interface(root):
     with TolerantLoader(train_build(), scan_image_folder(root)) as loader:
         assert (len(loader), loader.batch_size, loader.num_samples) == (6, 6, 36)
-        assert iter(loader) is loader
     with pytest.raises(ConfigError, match="closed"):
         next(loader)
     with pytest.raises(ConfigError, match=r"stand_in must be one of same_class, left_out, got 'any'"):

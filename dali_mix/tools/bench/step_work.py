@@ -54,8 +54,6 @@ class ReadyBatches:
         make: a batch.
     """
 
-    delivered = -1  # its epoch never ends
-
     def __init__(self, make: Callable[[], Batch]) -> None:
         self._make = make
 

@@ -1,0 +1,154 @@
+"""DALI's checkpoints: what is in one, and setting a pipeline to one.
+
+A checkpoint is a protocol buffer: field 1, repeated, is an operator's name and state, field 2 the counters of the
+pipeline and of the iterator, both JSON.  A reader's state is its random numbers, the epoch and its place in the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeAlias
+
+from nvidia.dali.pipeline import Pipeline
+
+_Fields: TypeAlias = list[tuple[int, Any]]
+"""Number of a field, and its bytes or its integer."""
+
+_OPERATOR, _COUNTERS = 1, 2
+_NAME, _STATE = 1, 2
+_EPOCH, _PLACE = 2, 3
+
+
+def restore(pipeline: Pipeline, checkpoint: bytes) -> None:
+    """Set a built pipeline that has not run to where a checkpoint was taken.
+
+    DALI takes a checkpoint only where a pipeline is constructed; these two lines are what its own
+    ``deserialize_and_build`` does with a pipeline that exists.
+    """
+    pipeline._checkpoint = checkpoint
+    pipeline._restore_state_from_checkpoint()
+
+
+def move_to(pipeline: Pipeline, checkpoint: bytes) -> None:
+    """Set a pipeline that has run to where a checkpoint of it was taken.
+
+    DALI cannot do this.  What runs is built anew, from the same operators, and what was prepared is thrown away.
+    """
+    pipeline._pipe.Shutdown()
+    pipeline._pipe = None
+    pipeline._built = pipeline._backend_prepared = False
+    pipeline._first_iter, pipeline._last_iter, pipeline._batches_to_consume = True, False, 0
+    pipeline._checkpoint = checkpoint
+    pipeline.build()
+
+
+def reader_arguments(pipeline: Pipeline, name: str) -> tuple[str, dict[str, Any]] | None:
+    """What a reader was made with.
+
+    Args:
+        pipeline: built.
+        name: of the reader.
+
+    Returns:
+        the operator and its arguments; None for a pipeline that was deserialized, of which Python knows nothing.
+    """
+    for instance in pipeline._ops or ():
+        if instance.name == name:
+            operator = instance._op
+            return type(operator).__name__, dict(operator._init_args)
+    return None
+
+
+def at_next_epoch(checkpoint: bytes, reader: str, rest: int) -> bytes | None:
+    """A checkpoint at the beginning of the epoch after the one that it was taken in.
+
+    Right for a reader that begins an epoch alike however the one before ended, as those without ``random_shuffle`` do.
+
+    Args:
+        checkpoint: taken within an epoch.
+        reader: its name.
+        rest: batches that the reader would still make in the epoch.
+
+    Returns:
+        None if this version of DALI keeps the reader's state in another form.
+    """
+    fields = _decode(checkpoint)
+    try:
+        place, state = _operator(fields, reader)
+        ((number, content),) = _decode(state)
+        snapshot = _decode(content)
+        ((_, _), (_, epoch), _) = snapshot
+        if [key for key, _ in snapshot] != [1, _EPOCH, _PLACE] or not isinstance(epoch, int):
+            return None
+        content = _encode([snapshot[0], (_EPOCH, epoch + 1), (_PLACE, 0)])
+        counters = [json.loads(text) for _, text in _decode(dict(fields)[_COUNTERS])]
+        counters[0]["iter"] += rest
+        counters[1]["_counter"] = 0
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    fields[place] = (_OPERATOR, _encode([(_NAME, reader.encode()), (_STATE, _encode([(number, content)]))]))
+    texts = [(index, json.dumps(values).encode()) for index, values in enumerate(counters, 1)]
+    return _encode([(key, _encode(texts)) if key == _COUNTERS else (key, value) for key, value in fields])
+
+
+def with_reader(checkpoint: bytes, other: bytes, reader: str) -> bytes:
+    """A checkpoint with the reader's state from another one; DALI refuses one of another pipeline as a whole."""
+    fields = _decode(checkpoint)
+    others = _decode(other)
+    fields[_operator(fields, reader)[0]] = others[_operator(others, reader)[0]]
+    return _encode(fields)
+
+
+def _operator(fields: _Fields, name: str) -> tuple[int, bytes]:
+    """Where a checkpoint holds an operator, and its state."""
+    for place, (key, value) in enumerate(fields):
+        if key == _OPERATOR:
+            operator = dict(_decode(value))
+            if operator[_NAME] == name.encode():
+                return place, operator[_STATE]
+    raise KeyError(name)
+
+
+def _decode(message: bytes) -> _Fields:
+    """The fields of a protocol buffer that has only integers, strings and messages."""
+    fields: _Fields = []
+    start = 0
+    while start < len(message):
+        key, start = _number(message, start)
+        value: Any
+        value, start = _number(message, start)
+        if key & 7 == 2:
+            value, start = message[start : start + value], start + value
+        elif key & 7:
+            raise ValueError(f"field {key >> 3} of a checkpoint is neither an integer nor a string")
+        fields.append((key >> 3, value))
+    return fields
+
+
+def _number(message: bytes, start: int) -> tuple[int, int]:
+    """An integer, and where it ends: seven bits in a byte, the lowest first."""
+    value = shift = 0
+    while True:
+        byte = message[start]
+        value |= (byte & 0x7F) << shift
+        start, shift = start + 1, shift + 7
+        if byte < 0x80:
+            return value, start
+
+
+def _encode(fields: _Fields) -> bytes:
+    message = bytearray()
+    for key, value in fields:
+        if isinstance(value, int):
+            message += _bytes_of(key << 3) + _bytes_of(value)
+        else:
+            message += _bytes_of(key << 3 | 2) + _bytes_of(len(value)) + value
+    return bytes(message)
+
+
+def _bytes_of(value: int) -> bytes:
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])
