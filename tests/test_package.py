@@ -1,8 +1,12 @@
-"""The package as a whole: how it imports, and which room may know which."""
+"""The package as a whole: how it imports, and which room may know which, what is installed."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,10 +29,68 @@ def test_without_dali_the_extra_is_named():
 
 def test_a_users_own_pipelines_package_is_no_obstacle(tmp_path):
     (tmp_path / "pipelines.py").write_text("raise SystemExit('the wrong pipelines was imported')")
-    code = "import dali_mix, dali_mix.fn, dali_mix.smmix, dali_mix.train; print(dali_mix.__version__)"
+    code = (
+        "import dali_mix, dali_mix.fn, dali_mix.smmix, dali_mix.train.pipelines as p; print(dali_mix.__version__); "
+        "assert p.ready_made()['cifar'][0].__module__ == 'dali_mix.pipelines.cifar'"
+    )
     result = python(code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "0.1.0"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with the wheel and the source distribution of a copy of this tree."""
+    folder, source = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("source")
+    for name in ("dali_mix", "pipelines", "docs", "docker", "tests", ".ci"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "built"))
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, source)
+    code = "import sys, setuptools.build_meta as b; to = sys.argv[1]; b.build_wheel(to); b.build_sdist(to)"
+    result = subprocess.run([sys.executable, "-c", code, folder], cwd=source, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_the_wheel_holds_all_code_below_one_name(built):
+    (wheel,) = built.glob("*.whl")
+    held = {Path(name) for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    code = [
+        path for room in ("dali_mix", "pipelines") for path in (ROOT / room).rglob("*.py") if "built" not in path.parts
+    ]
+    data = [
+        *ROOT.glob("dali_mix/train/recipes/*"),
+        *ROOT.glob("dali_mix/native/src/**/*.*"),
+        ROOT / "dali_mix/py.typed",
+    ]
+    tree = {path.relative_to(ROOT) for path in [*code, *data]}
+    assert {path if path.parts[0] == "dali_mix" else "dali_mix" / path for path in tree} == held
+
+
+def test_the_source_distribution_holds_what_tests_it_and_explains_it(built):
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        held = {Path(*Path(name).parts[1:]) for name in file.getnames()}
+    tree = [*ROOT.glob("docs/*"), *ROOT.glob("docker/*"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("pipelines/*.py")]
+    tree += [ROOT / name for name in "Makefile constraints.txt train_imagenet.py LICENSE README.md .gitignore".split()]
+    assert [path for path in tree if path.relative_to(ROOT) not in held] == []
+
+
+def test_an_installed_wheel_trains_beside_a_projects_own_pipelines(built, tmp_path):
+    (wheel,) = built.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pipelines.py").write_text("raise SystemExit('the wrong pipelines was imported')")
+    code = "from dali_mix.pipelines import imagenet; from dali_mix.tools.cli import main; print(imagenet.__file__); "
+    code += "raise SystemExit(main(['train', '--data-dir', 'nowhere', '--device', 'cpu']))"
+    result = python(code, cwd=project, env=os.environ | {"PYTHONPATH": str(tmp_path / "site")})
+    assert result.returncode == 2
+    assert result.stdout.startswith(str(tmp_path / "site"))
+    assert result.stderr == (
+        "dali-mix train: error: --data-dir nowhere does not exist; give a folder with train/ and val/\n"
+    )
 
 
 def imports_of(path):
@@ -41,17 +103,21 @@ def imports_of(path):
             yield from (alias.name for alias in node.names)
 
 
+PLAIN = ["dali_mix.errors", "dali_mix.files", "dali_mix.helpers", "dali_mix.terminal", "dali_mix.text"]
+"""Know nothing of any room."""
+
+
 @pytest.mark.parametrize(
     ("room", "may_know"),
     [
-        ("dali_mix/native", ["dali_mix.native", "dali_mix.errors"]),
-        ("dali_mix/fn", ["dali_mix.fn", "dali_mix.native", "dali_mix.errors"]),
-        ("dali_mix/data", ["dali_mix.data", "dali_mix.fn", "dali_mix.native", "dali_mix.errors"]),
-        ("dali_mix/smmix", ["dali_mix.smmix", "dali_mix.models", "dali_mix.errors"]),
+        ("dali_mix/native", ["dali_mix.native", *PLAIN]),
+        ("dali_mix/fn", ["dali_mix.fn", "dali_mix.native", *PLAIN]),
+        ("dali_mix/data", ["dali_mix.data", "dali_mix.fn", "dali_mix.native", *PLAIN]),
+        ("dali_mix/smmix", ["dali_mix.smmix", "dali_mix.models", *PLAIN]),
         ("dali_mix/models", ["dali_mix.models"]),
         (
             "dali_mix/train",
-            [f"dali_mix.{room}" for room in ("train", "data", "native", "smmix", "models", "errors")],
+            [f"dali_mix.{name}" for name in ("train", "data", "native", "smmix", "models", "__version__")] + PLAIN,
         ),
         ("pipelines", ["dali_mix"]),
     ],

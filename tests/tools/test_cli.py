@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dali_mix import __version__
 from dali_mix.tools.cli import TOOLS, main
 
 
@@ -26,6 +27,15 @@ def test_an_unknown_name_is_one_line(capsys, name, hint):
     assert out == ""
     assert err.startswith(f"dali-mix: error: no tool {name!r}; {hint}")
     assert len(err.splitlines()) == 1
+
+
+def test_the_version_is_the_package_s(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dali_mix {__version__}\n"
+
+
+def test_help_sentences_stand_alone():
+    assert [about for _, about in TOOLS.values() if not (about[0].isupper() and about.endswith("."))] == []
 
 
 @pytest.mark.parametrize("name", TOOLS)

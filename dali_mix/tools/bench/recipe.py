@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from dali_mix.train.config.choices import mixing_choices
 from dali_mix.train.config.files import to_argv
 from dali_mix.train.config.training_flags import add_augmentation
 from dali_mix.train.datasets import Pipelines, augmentation
+from dali_mix.train.pipelines import ready_made
 
 FLAGS = ("recipe", "aa", "reprob", "remode", "recount", "color_jitter")
 """The trainer's, with its names."""
@@ -157,11 +157,6 @@ def pipelines() -> Pipelines:
     """What the trainer's ``--pipeline`` chooses from, as far as it is measured.
 
     Raises:
-        ConfigError: where only dali_mix is installed.
+        ConfigError: if the ready-made pipelines are missing.
     """
-    # By name, as the trainer's entry is given them: nothing in this package imports the recipes.
-    try:
-        imagenet = importlib.import_module("pipelines.imagenet")
-    except ImportError as error:
-        raise ConfigError(f"reading files needs the pipelines beside dali_mix: {error}") from error
-    return {"imagenet": (imagenet.imagenet_train, imagenet.imagenet_val)}
+    return {"imagenet": ready_made()["imagenet"]}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dali_mix.errors import ConfigError
+from dali_mix.text import show
 from dali_mix.train.config.checks import check
 from dali_mix.train.config.files import read_config, to_argv
 from dali_mix.train.config.parser import Parser, build_parser
@@ -16,13 +17,13 @@ from dali_mix.train.config.recipes import load_recipe
 from dali_mix.train.config.refused import refused_among
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> argparse.Namespace:
     """Parse and check the command line; an error leaves with one line and exit code 2.
 
     A recipe comes first, then the lines of ``--config``, then the command line: the later wins.
     ``--demo`` is the recipe "demo" on data made on the spot.
     """
-    parser = build_parser()
+    parser = build_parser(prog)
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         for flag, reason in refused_among(tokens):
@@ -35,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             args.data_dir = args.data
         check(args)
     except ConfigError as error:
-        parser.exit(2, f"{parser.prog}: error: {error} (see --help)\n")
+        parser.exit(2, show(f"{parser.prog}: error: {error} (see --help)") + "\n")
     return args
 
 

@@ -1,4 +1,4 @@
-"""The parser of ``train_imagenet.py``."""
+"""The parser of the trainer's command line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
+from dali_mix import __version__
 from dali_mix.errors import ConfigError
 from dali_mix.train.config import model_flags, training_flags
 
@@ -18,15 +19,16 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def build_parser() -> Parser:
+def build_parser(prog: str = "train_imagenet.py") -> Parser:
     """All flags; where timm 1.0.31's ``train.py`` has one, its name, type, default and meaning."""
     parser = Parser(
-        prog="train_imagenet.py",
+        prog=prog,
         description="Train an image classifier: DALI decodes, augments and mixes; SMMix mixes by attention.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"dali_mix {__version__}", help="show the version and exit")
     add("-c", "--config", type=Path, metavar="FILE", help="YAML file of flags; the command line overrides it")
     add("--recipe", metavar="NAME", help="flags of a published recipe; --config and the command line override them")
     add("--demo", action="store_true", help="make a small data set, train a small ViT on it with SMMix, evaluate")

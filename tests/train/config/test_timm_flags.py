@@ -20,7 +20,7 @@ OTHER_DEFAULT = {
     "--output": "runs go into a folder of their own",
 }
 OURS = {
-    "--recipe", "--demo", "--pipeline", "--exclude-list", "--dali-device", "--dali-prefetch", "--deterministic",
+    "--version", "--recipe", "--demo", "--pipeline", "--exclude-list", "--dali-device", "--dali-prefetch", "--deterministic",
     "--smmix", "--smmix-prob", "--smmix-min-side", "--smmix-max-side", "--smmix-loss-weights", "--eval-only",
     "--bench-steps", "--checkpoint-steps", "--auto-resume", "--resume-relaxed", "--nonfinite-limit", "--on-bad-image",
     "--max-bad-fraction", "--hw-decoder-load", "--preallocate-width-hint", "--preallocate-height-hint",
