@@ -1,10 +1,8 @@
 """Two ranks under DDP: the gradients are those of one rank that has both batches."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.ranks import run_ranks
 
 WORKER = """
 import os, torch, timm
@@ -52,9 +50,6 @@ dist.destroy_process_group()
 def test_gradients_are_those_of_the_joined_batch(tmp_path):
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    result = run_ranks(worker, ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("equal") == 2

@@ -11,7 +11,8 @@ from dali_mix.data import Batch
 from dali_mix.train import bench
 from dali_mix.train.distributed import World
 from dali_mix.train.step import TrainStep
-from tests.train.test_run import FAST, run_command
+from tests.ranks import run_ranks
+from tests.train.test_run import ENTRY, FAST
 
 STEP_S, COMPILE_S, LOAD_S, DEVICE_S = 0.002, 0.2, 0.001, 0.003
 
@@ -62,7 +63,7 @@ def test_an_update_may_be_of_several_batches(train):
 @pytest.mark.distributed
 def test_two_ranks_are_timed_together(tmp_path, image_folder):
     flags = [*FAST, "--data-dir", image_folder, "--smmix", "--mixup", 0.8, "-b", 5, "--bench-steps", 4]
-    result = run_command(*flags, "--output", tmp_path / "none", ranks=2, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--output", tmp_path / "none", ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("steady") == 1
     figures = figures_of(result.stdout)

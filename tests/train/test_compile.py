@@ -13,11 +13,12 @@ from dali_mix.train import building
 from dali_mix.train.checkpoint.store import Position
 from dali_mix.train.config import build_parser
 from dali_mix.train.step import TrainStep
+from tests.ranks import run_ranks
 from tests.smmix import test_compile as smmix_compile
 from tests.smmix.test_stage import tiny_vit
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import assert_same_result, cut_off, rows_of
-from tests.train.test_run import run_command
+from tests.train.test_run import ENTRY
 
 pytestmark = smmix_compile.pytestmark
 
@@ -113,6 +114,6 @@ def test_modes_that_cannot_work_are_refused(flags, message):
 def test_two_ranks_train_compiled(tmp_path, image_folder):
     common = [*FAST, "--data-dir", image_folder, *RUN, "--grad-checkpointing", "--output", tmp_path]
     for name, extra in (("eager", []), ("compiled", ["--torchcompile", "aot_eager"])):
-        result = run_command(*common, *extra, "--experiment", name, ranks=2, cwd=tmp_path)
+        result = run_ranks(ENTRY, *common, *extra, "--experiment", name, ranks=2, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     assert_close(tmp_path / "compiled", tmp_path / "eager")

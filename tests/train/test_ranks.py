@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST
-from tests.train.test_run import run_command
+from tests.train.test_run import ENTRY
 
 IMAGES = 32
 
@@ -38,7 +39,7 @@ def test_one_rank_two_ranks_and_two_micro_batches_agree(train, tmp_path, image_f
             code, _, err = train(*flags)
         else:
             places = ["--data-dir", image_folder, "--output", tmp_path]
-            result = run_command(*FAST, *places, *flags, ranks=ranks, cwd=tmp_path)
+            result = run_ranks(ENTRY, *FAST, *places, *flags, ranks=ranks, cwd=tmp_path)
             code, err = result.returncode, result.stderr
         assert code == 0, err
         results[name] = losses_and_weights(tmp_path / name)

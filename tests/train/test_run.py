@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from dali_mix.smmix import losses
 from dali_mix.train.report import COLUMNS
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST, TINY
 
 ENTRY = Path(__file__).parents[2] / "train_imagenet.py"
@@ -259,7 +260,7 @@ def test_two_ranks_evaluate_what_they_save(tmp_path, image_folder, train):
     """BatchNorm statistics are each rank's own until they are averaged."""
     model = "--model resnet10t --img-size 32 --device cpu --crop-pct 1.0 -j 2".split()
     flags = [*model, "-b", 5, "--epochs", 1, "--lr", 0.01, "--warmup-epochs", 0, "--experiment", "two"]
-    result = run_command(*flags, "--data-dir", image_folder, "--output", tmp_path, ranks=2, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--data-dir", image_folder, "--output", tmp_path, ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (row,) = summary_of(tmp_path / "two")
     _, out, _ = train("--eval-only", "--initial-checkpoint", tmp_path / "two" / "model.safetensors", defaults=model)

@@ -1,11 +1,7 @@
 """Validation counts every image once, on any number of ranks and with any remainder."""
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +14,9 @@ from timm.task import ClassificationEvaluator
 from dali_mix import Batch
 from dali_mix.train.distributed import World
 from dali_mix.train.evaluate import evaluate
+from tests.ranks import run_ranks
 from tests.train.conftest import TINY
 
-ROOT = Path(__file__).parents[2]
 IMAGES, CLASSES, BATCH = 1003, 10, 64
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -74,19 +70,14 @@ def weights(tmp_path_factory):
 
 
 def validate(images, weights, folder, ranks, *flags):
-    """Run ``--eval-only``; the process, and what each rank noted."""
+    """Run ``--eval-only``; how it ended, and what each rank noted."""
     folder.mkdir()
     script = folder / "recording.py"
     script.write_text(RECORDING)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     argv = [*TINY, "--device", "cpu", "-j", 1, "--crop-pct", 1.0, "-b", BATCH, "--data-dir", images]
     argv += ["--eval-only", "--initial-checkpoint", weights, *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    process = subprocess.run(
-        [sys.executable, *launcher, script, *map(str, argv)],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    return process, [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+    result = run_ranks(script, *argv, ranks=ranks, cwd=folder)
+    return result, [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
 
 
 @pytest.mark.distributed

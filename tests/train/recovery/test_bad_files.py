@@ -12,9 +12,10 @@ from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.checkpoint.store import Position
 from dali_mix.train.epochs import Epochs
 from tests.hostile import KINDS, ONLY_SOME_CROPS, REPLACED, spoil_listed, write_hostile
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import RICH, assert_same_result, cut_off
-from tests.train.test_run import run_command
+from tests.train.test_run import ENTRY
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_every_kind_of_hostile_file_trains_to_the_end(train, data, tmp_path, mon
 def test_two_ranks_name_a_file_once(tmp_path, data):
     bad = spoil(data, "train", 0, 6)
     flags = [*FAST, "-b", 5, "--epochs", 4, "--data-dir", data, "--output", tmp_path, "--experiment", "run"]
-    result = run_command(*flags, "--max-bad-fraction", 0.2, ranks=2, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--max-bad-fraction", 0.2, ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for file in bad:
         assert result.stderr.count(f"{file} is replaced: ") == 1

@@ -14,9 +14,10 @@ import torch
 from dali_mix.train import step
 from dali_mix.train.checkpoint.saver import Saver
 from dali_mix.train.checkpoint.store import CheckpointStore, verify
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST, TINY
 from tests.train.recovery.runs import assert_same_result, rows_of
-from tests.train.test_run import ENTRY, run_command
+from tests.train.test_run import ENTRY
 
 CNN = "--model test_efficientnet --img-size 32 -b 10 -j 2 --epochs 2 --lr 0.01 --warmup-epochs 0".split()
 CNN += "--device cpu --cutmix 1".split()
@@ -103,7 +104,7 @@ def test_one_rank_that_is_not_finite_is_skipped_by_all(tmp_path, image_folder):
     )
     flags = [*FAST, "--data-dir", image_folder, "-b", 5, "--epochs", 1, "--experiment", "run", "--output", tmp_path]
     flags += ["--checkpoint-steps", 1, "--checkpoint-hist", 100, "--model-ema"]
-    result = run_command(*flags, ranks=2, cwd=tmp_path, entry=script)
+    result = run_ranks(script, *flags, ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "epoch 1: 2 updates were skipped" in result.stderr
     for name in ("model.safetensors", "model_ema.safetensors"):

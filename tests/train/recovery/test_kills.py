@@ -15,9 +15,10 @@ import time
 
 import pytest
 
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import assert_same_result
-from tests.train.test_run import ENTRY, run_command
+from tests.train.test_run import ENTRY
 
 FLAGS = (
     "--smmix --mixup 0.8 --cutmix 1 --drop 0.1 --model-ema --aa rand-m5-inc1 --reprob 0.3 --opt lookahead_adamw "
@@ -143,7 +144,7 @@ def killed_run(flags, ranks, tmp_path, name, kills, rng):
 
 def survives(tmp_path, image_folder, ranks, kills, epochs):
     flags = [*FAST, *FLAGS, "-b", 10 // ranks, "--epochs", epochs, "--data-dir", image_folder, "--output", tmp_path]
-    result = run_command(*flags, "--experiment", "whole", ranks=ranks, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--experiment", "whole", ranks=ranks, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rng = random.Random(kills * 10 + ranks)
     places = []

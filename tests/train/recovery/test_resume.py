@@ -3,9 +3,10 @@
 import pytest
 
 from dali_mix.train.checkpoint.store import CheckpointStore, Position
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import RICH, assert_same_result, cut_off
-from tests.train.test_run import run_command
+from tests.train.test_run import ENTRY
 
 # Of 3 epochs of 7 batches; mixing ends with the second.
 POSITIONS = [(0, 0), (0, 1), (0, 7), (1, 0), (1, 4), (1, 7), (2, 0), (2, 3), (2, 7), (3, 0)]
@@ -52,10 +53,10 @@ def test_two_ranks_with_batch_norm_continue_exactly(tmp_path, image_folder):
     """Each has statistics of its own until the epoch ends."""
     own = "-b 5 --epochs 2 --cutmix 1 --checkpoint-steps 1 --checkpoint-hist 100 --no-ddp-bb --model-ema".split()
     flags = [*CNN, *own, "--data-dir", image_folder, "--output", tmp_path]
-    result = run_command(*flags, "--experiment", "whole", ranks=2, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--experiment", "whole", ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     cut_off(tmp_path / "whole", tmp_path / "run", Position(0, 4))
-    result = run_command(*flags, "--experiment", "run", "--auto-resume", ranks=2, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--experiment", "run", "--auto-resume", ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "checkpoint-0-4 exactly" in result.stderr
     assert_same_result(tmp_path / "run", tmp_path / "whole")
