@@ -56,7 +56,16 @@ def check_step(output, parameters, expected, expected_parameters):
     torch.testing.assert_close(gradients, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "in_place"), [*((name, True) for name in TINY), ("deit_tiny_patch16_224", False)])
+@pytest.mark.parametrize(
+    ("name", "in_place"),
+    [
+        ("deit_tiny_patch16_224", True),
+        ("deit_tiny_patch16_224", False),
+        *((name, True) for name in TINY if name.startswith(("pvt_tiny", "cait"))),
+        # The same adapter as PVT, but for its head.
+        *(pytest.param(name, True, marks=pytest.mark.long) for name in TINY if name.startswith(("pvt_v2", "twins"))),
+    ],
+)
 def test_each_part_is_compiled_once_for_every_window_side(name, in_place, counter):
     stage = tiny_stage(name)
     compiled = copy.deepcopy(stage)
