@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
 
+TOO_LARGE_TOGETHER = "do not fit into memory together"
+"""In the message of the native size limit about a batch; none of its images is at fault."""
+
 
 def cause_of(error: Exception) -> str:
     """What went wrong, from DALI's message: the part between its Python and its C++ traceback."""

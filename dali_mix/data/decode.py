@@ -8,9 +8,11 @@ from typing import Any
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
 
-from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
+from dali_mix.data._probe_worker import MAX_FILE_BYTES, MAX_IMAGE_PIXELS
 from dali_mix.data.decoder_settings import DecoderSettings
+from dali_mix.data.memory import max_batch_pixels
 from dali_mix.errors import ConfigError
 from dali_mix.native import operators
 
@@ -43,13 +45,15 @@ def decode_images(jpegs: DataNode, *, decoder: str, decoder_settings: DecoderSet
     Returns:
         uint8 (H, W, 3), layout HWC.
 
-    An image of more than ``MAX_IMAGE_PIXELS`` stops the pipeline, here and below, before memory is taken for it.
+    An image of more than ``MAX_IMAGE_PIXELS`` stops the pipeline, here and below, before memory is taken for it; so
+    do, with the native operators, a batch whose images would together fill more than half of the memory (see
+    ``max_batch_pixels``), and a file of more than ``MAX_FILE_BYTES``.
     """
     # nvJPEG's default chroma upsampling differs from libjpeg-turbo's, which the CPU decoder and PIL use: ask for the
     # same one.  The engine takes whole images with it.
     quality: dict[str, Any] = {"jpeg_fancy_upsampling": True} if decoder == "mixed" else {}
     return fn.decoders.image(
-        _limit_size(jpegs),
+        _limit_size(jpegs, decoder),
         device=decoder,
         # PIL, and so every published ImageNet number, ignores the EXIF orientation.
         adjust_orientation=False,
@@ -90,7 +94,7 @@ def random_resized_crop(
     # No jpeg_fancy_upsampling: with it nvJPEG before 13.2 refuses to decode a region, on the engine and in CUDA alike,
     # and every image falls back to the CPU, at half the speed and with a warning for each.
     images = fn.decoders.image_random_crop(
-        _limit_size(jpegs),
+        _limit_size(jpegs, decoder, share=sum(scale) / 2),
         device=decoder,
         random_area=list(scale),
         random_aspect_ratio=list(ratio),
@@ -146,16 +150,31 @@ def resize_center_crop(
     return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1])
 
 
-def _limit_size(jpegs: DataNode) -> DataNode:
-    """The same bytes; fails for an image of more than ``MAX_IMAGE_PIXELS``.
+def _limit_size(jpegs: DataNode, decoder: str, share: float = 1.0) -> DataNode:
+    """The same bytes; fails where they are too many, or stand for too many pixels.
 
-    DALI allocates what a header claims, up to 8 GB an image, and does not read DALI_MAX_IMAGE_SIZE.  A graph has
-    no assertion, but a reshape to another number of bytes is an error, and one to the same number costs no copy.
+    Args:
+        jpegs: uint8 (bytes,), CPU.
+        decoder: "mixed" or "cpu".
+        share: of each image's area that is decoded on average.
+
+    DALI allocates what a header claims, up to 8 GB an image, and does not read DALI_MAX_IMAGE_SIZE; and it decodes a
+    whole batch before the next operator makes the images small.
     """
     shape = fn.peek_image_shape(jpegs, adjust_orientation=False, dtype=types.INT64, name="peeked_shape")
     native = operators()
     if native is not None:
-        return native.limit_size(jpegs, shape, max_pixels=MAX_IMAGE_PIXELS, name="size_limit")
+        device_id = Pipeline.current().device_id if decoder == "mixed" else None
+        return native.limit_size(
+            jpegs,
+            shape,
+            max_pixels=MAX_IMAGE_PIXELS,
+            max_batch_pixels=max_batch_pixels(device_id, share),
+            max_bytes=MAX_FILE_BYTES,
+            name="size_limit",
+        )
+    # No graph operator sees a batch as a whole.  Nor is there an assertion, but a reshape to another number of bytes
+    # is an error, and one to the same number costs no copy.
     too_large = shape[0:1] * shape[1] > MAX_IMAGE_PIXELS
     # -1 stands for the length as it is, 0 for none.  Written out, the length would take two operators more, and each
     # costs up to a millisecond per 256 images; ``rel_shape`` is float32, and refuses files of more than 16 MiB.

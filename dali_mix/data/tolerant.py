@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 from nvidia.dali.pipeline import Pipeline
 
+from dali_mix.data.dali_errors import TOO_LARGE_TOGETHER
 from dali_mix.data.folder import ImageFolder
 from dali_mix.data.loader import Batch, BatchError, MixLoader
 from dali_mix.data.loops import EpochLoader
-from dali_mix.data.probe import Probed, probe_images
 from dali_mix.data.source import Reading, next_batches, reading_of
+from dali_mix.data.stand_ins import BadImage as BadImage
+from dali_mix.data.stand_ins import LookAhead, StandIns
 from dali_mix.errors import ConfigError, DataError
 
 STAND_INS = ("same_class", "left_out")
 LEFT_OUT = -1
 """Label of the rows that ``stand_in="left_out"`` asks the caller to leave out; their targets are 0."""
 
-_CANDIDATES = 4
-"""Files probed at once for each stand-in that is looked for."""
-
 _READ_AHEAD = 4
 """Batches that DALI's reader may have been ahead, at most, when it failed."""
 
+_UNREADABLE_AHEAD = 64
+"""Batches after one with a file that cannot be read in which others are looked for; four times as many each time."""
+
 _log = logging.getLogger(__name__)
-
-
-class BadImage(NamedTuple):
-    """A file that could not be used.
-
-    Fields:
-        path: absolute.
-        reason: one short line.
-    """
-
-    path: str
-    reason: str
 
 
 class TolerantLoader(EpochLoader):
@@ -65,7 +53,7 @@ class TolerantLoader(EpochLoader):
     A pipeline of DALI ends at the first file that it cannot decode.  This loader then builds another one, with
     stand-ins for the bad files of the failed batch, set to where the last one stood: the batch comes with the
     stand-ins in it, and every other one as it would have come anyway.  The stand-ins stay, so that a file costs
-    one rebuild in a run.
+    at most one rebuild in a run; where many files are bad, those of the next batches are looked for at once.
     """
 
     def __init__(
@@ -85,7 +73,9 @@ class TolerantLoader(EpochLoader):
         self._folder = folder
         self._last_batch = last_batch
         self._left_out = stand_in == "left_out"
-        self._files = _Files(folder, on_bad_image or (lambda image: None))
+        self._files = StandIns(folder, on_bad_image or (lambda image: None))
+        self._look_ahead = LookAhead()
+        self._unreadable_ahead = _UNREADABLE_AHEAD
         self._inner: MixLoader | None = None
         self._reading: Reading | None = None
         self._closed = False
@@ -131,7 +121,8 @@ class TolerantLoader(EpochLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, exactly, with the stand-ins; plain types only.  See ``MixLoader``."""
-        return self._loader().state_dict() | {"stand_ins": self._files.state()}
+        found = {"stand_ins": self._files.state(), "look_ahead": list(self._look_ahead)}
+        return self._loader().state_dict() | found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken, also one of ``MixLoader``'s; no file is reported again.
@@ -146,6 +137,7 @@ class TolerantLoader(EpochLoader):
         if stand_ins and state["fingerprint"]["dataset"] == self._folder.digest():
             self._release()
             self._files.load_state(stand_ins)
+            self._look_ahead = LookAhead(*state.get("look_ahead", ()))
         self._loader().load_state_dict(state)
         self._continues = True
 
@@ -203,14 +195,31 @@ class TolerantLoader(EpochLoader):
             BatchError: again, if there is none and the batch has been tried before.
         """
         assert self._reading is not None
+        assert self._inner is not None
+        size, delivered = len(self._inner), state["delivered"]
         self._release()  # its memory is needed
-        batches = next_batches(self._reading, state["pipeline"], state["fingerprint"]["batch_size"], _READ_AHEAD)
         message = str(error.__cause__)
+        if TOO_LARGE_TOGETHER in message:
+            raise error
+        planned = self._look_ahead.after(delivered, size)
+        # Nothing of the next epoch: its order is another one.
+        most = max(size - delivered, _READ_AHEAD)
+        wanted = min(most, max(planned.end - delivered, self._unreadable_ahead, _READ_AHEAD))
+        batches = next_batches(self._reading, state["pipeline"], state["fingerprint"]["batch_size"], wanted)
+        near = batches[:_READ_AHEAD]
         # The reader's errors name the file, and may come before the batches that it had read.
-        suspects = next((batch for batch in batches if self._files.named(message, batch)), batches[0])
-        found = self._files.judge(suspects)
-        if not found and last_try:
-            every = [entry for batch in batches for entry in batch]
+        failed = next((number for number, batch in enumerate(near) if self._files.named(message, batch)), 0)
+        unreadable = self._files.unreadable(batches[failed])
+        found = self._files.judge(batches[failed])
+        if found and unreadable:
+            # When the reader meets such a file depends on its speed, but not what its batch holds.
+            self._files.judge_unreadable(batches[failed + 1 : size - delivered])
+            self._unreadable_ahead *= 4
+        elif found and not failed:
+            self._files.judge_ahead(batches[1 : planned.end - delivered])
+            self._look_ahead = planned
+        elif not found and last_try:
+            every = [entry for batch in near for entry in batch]
             found = self._files.judge(every) or self._files.believe(message, every)
             if not found:
                 raise error
@@ -234,109 +243,3 @@ class TolerantLoader(EpochLoader):
         labels, targets = batch.labels.clone(), batch.targets.clone()
         labels[rows], targets[rows] = LEFT_OUT, 0.0
         return batch._replace(labels=labels, targets=targets)
-
-
-class _Files:
-    """The files of a folder that are bad, and what is read instead.
-
-    Fields:
-        reasons: why a file is bad, by its index in the folder.
-        stand_ins: index of a bad file, and of the file to read instead.
-    """
-
-    def __init__(self, folder: ImageFolder, report: Callable[[BadImage], None]) -> None:
-        self._folder = folder
-        self._report = report
-        self._decoding: dict[str, Any] = {}
-        self.reasons: dict[int, str] = {}
-        self.stand_ins: dict[int, int] = {}
-
-    def state(self) -> list[list[Any]]:
-        """Rows of index, stand-in's index and reason."""
-        return [[index, self.stand_ins[index], reason] for index, reason in self.reasons.items()]
-
-    def load_state(self, state: Iterable[list[Any]]) -> None:
-        """Take over what ``state`` gave."""
-        rows = list(state)
-        self.reasons = {index: reason for index, _, reason in rows}
-        self.stand_ins = {index: other for index, other, _ in rows}
-
-    def decode_like(self, pipeline: Pipeline) -> None:
-        """Probe with the backend that a pipeline decodes with."""
-        device_id = pipeline.device_id
-        self._decoding = {"device": "cpu"} if device_id is None else {"device": "gpu", "device_id": device_id}
-        self._decoding["num_threads"] = pipeline.num_threads
-
-    def judge(self, entries: Iterable[int]) -> bool:
-        """Decode what is read for these entries; note and report what is bad.  Returns whether anything is."""
-        files = {self._folder.files[file]: file for file in map(self._read_for, entries) if file not in self.reasons}
-        errors = {probed.path: probed.error for probed in self._probe(list(files)) if probed.error is not None}
-        for path, error in errors.items():
-            self._note(files[path], error)
-        return bool(errors)
-
-    def named(self, message: str, entries: Iterable[int]) -> list[int]:
-        """The files read for these entries whose path is in a message of DALI's."""
-        return [file for file in map(self._read_for, entries) if self._folder.files[file] in message]
-
-    def believe(self, message: str, entries: Iterable[int]) -> bool:
-        """Note as bad what DALI names, whatever the probe says.  Returns whether it names anything."""
-        named = self.named(message, entries)
-        for file in named:
-            self._note(file, "DALI fails with it, though not always")
-        return bool(named)
-
-    def assign(self) -> None:
-        """Find a stand-in for every bad file that has none, or one that is bad itself.
-
-        Raises:
-            DataError: if no file of the folder is good.
-        """
-        searches: dict[int, Iterator[int]] = {}
-        # What is probed for one may turn out bad, and need a stand-in too.
-        while waiting := [file for file in self.reasons if self.stand_ins.get(file, file) in self.reasons]:
-            candidates = {file: self._next_candidates(file, searches) for file in waiting}
-            self.judge(other for others in candidates.values() for other in others)
-            for file, others in candidates.items():
-                good = [other for other in others if other not in self.reasons]
-                self.stand_ins[file] = good[0] if good else file
-
-    def _next_candidates(self, file: int, searches: dict[int, Iterator[int]]) -> list[int]:
-        """The next few files that may stand in for one: those of its class first, then all."""
-        if file not in searches:
-            labels = np.asarray(self._folder.labels)
-            own = labels == labels[file]
-            order = np.concatenate([np.roll(np.flatnonzero(part), -_count(part[:file])) for part in (own, ~own)])
-            searches[file] = iter(order.tolist())
-        found = list(islice((other for other in searches[file] if other not in self.reasons), _CANDIDATES))
-        if not found:
-            first = next(iter(self.reasons))
-            raise DataError(
-                f"none of the {len(self._folder)} files in {self._folder.root} can be used, the first is "
-                f"{self._folder.files[first]}: {self.reasons[first]}"
-            )
-        return found
-
-    def _read_for(self, entry: int) -> int:
-        return self.stand_ins.get(entry, entry)
-
-    def _note(self, file: int, reason: str) -> None:
-        path = self._folder.files[file]
-        known = any(self._folder.files[other] == path for other in self.reasons)  # a folder may list a file twice
-        self.reasons[file] = reason
-        if not known:
-            self._report(BadImage(path, reason))
-
-    def _probe(self, paths: list[str]) -> list[Probed]:
-        try:
-            return list(probe_images(paths, **self._decoding))
-        except DataError as error:
-            if self._decoding["device"] == "cpu":
-                raise
-            # The run may have left no memory on its GPU for another process.
-            _log.warning("the GPU cannot be used to look for bad images (%s); the CPU decodes them", error)
-            return list(probe_images(paths, num_threads=self._decoding["num_threads"]))
-
-
-def _count(mask: np.ndarray) -> int:
-    return int(np.count_nonzero(mask))

@@ -1,6 +1,7 @@
 """Validation images against torchvision on PIL; what the graph asks of DALI's decoders; the limit on the size."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,17 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from dali_mix import MixLoader
-from dali_mix.data import DecoderSettings, decode_images, random_resized_crop, resize_center_crop, scan_image_folder
+from dali_mix.data import (
+    DecoderSettings,
+    TolerantLoader,
+    decode_images,
+    memory,
+    random_resized_crop,
+    resize_center_crop,
+    scan_image_folder,
+)
 from dali_mix.data.decode import MAX_IMAGE_PIXELS, _limit_size
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, DataError
 from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_train, imagenet_val
 from tests.graphs import images_of
@@ -175,10 +184,10 @@ def ppm(width, height):
 
 
 def limited(data):
-    """The number of bytes that pass."""
+    """The number of bytes that pass, beside an image of four pixels."""
     pipeline = Pipeline(batch_size=2, num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
-        pipeline.set_outputs(_limit_size(fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)))
+        pipeline.set_outputs(_limit_size(fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1), "cpu"))
     pipeline.build()
     pipeline.feed_input("jpegs", [np.frombuffer(data, np.uint8), np.frombuffer(ppm(2, 2), np.uint8)])
     return pipeline.run()[0].shape()[0][0]
@@ -194,6 +203,62 @@ def test_one_pixel_more_and_products_beyond_32_bits_do_not(size, implementation)
     message = "has more than 178956970 pixels" if implementation == "native" else "must occupy the same size in bytes"
     with pytest.raises(RuntimeError, match=message):
         limited(ppm(*size))
+
+
+@pytest.mark.parametrize("implementation", ["native"], indirect=True)
+def test_a_batch_that_does_not_fit_into_memory_is_one_line_before_any_is_taken(tmp_path, monkeypatch, implementation):
+    """Where each image is legal; what is said names the largest, and is not that a file is bad."""
+    (tmp_path / "a").mkdir()
+    for name, side in (("small", 20), ("large", 40), ("middle", 30)):
+        Image.new("RGB", (side, side + 1)).save(tmp_path / "a" / f"{name}.png")
+    folder = scan_image_folder(tmp_path)
+    monkeypatch.setattr("dali_mix.data.memory.host_memory", lambda: 6 * (20 * 21 + 40 * 41 + 30 * 31))
+    with MixLoader(imagenet_val(folder, batch_size=3, img_size=16, **RAW), "partial") as loader:
+        assert len(next(loader).images) == 3
+    monkeypatch.setattr("dali_mix.data.memory.host_memory", lambda: 6 * (20 * 21 + 40 * 41 + 30 * 31) - 6)
+    reported = []
+    build = partial(imagenet_val, batch_size=3, img_size=16, **RAW)
+    with TolerantLoader(build, folder, "partial", stand_in="left_out", on_bad_image=reported.append) as loader:
+        with pytest.raises(DataError) as error:
+            next(loader)
+        large, middle, small = (f"{tmp_path}/a/{name}.png" for name in ("large", "middle", "small"))
+        assert str(error.value) == (
+            "DALI could not deliver batch 1: the 3 images of a batch do not fit into memory together: 0 megapixels, "
+            f"the limit is 0; use a smaller batch, or make the largest images smaller: {large} (40 x 41), "
+            f"{middle} (30 x 31), {small} (20 x 21)"
+        )
+        assert reported == []
+    # Of a random crop, on average half of the image is decoded.
+    crops = imagenet_train(folder, batch_size=3, img_size=16, scale=(0.5, 0.5), **RAW)
+    with MixLoader(crops) as loader:
+        assert len(next(loader).images) == 3
+
+
+@pytest.mark.parametrize("implementation", ["native"], indirect=True)
+def test_a_file_of_too_many_bytes_does_not_pass(monkeypatch, implementation):
+    monkeypatch.setattr("dali_mix.data.decode.MAX_FILE_BYTES", len(ppm(2, 2)))
+    assert limited(ppm(2, 2))
+    with pytest.raises(RuntimeError, match=f"a file has more than {len(ppm(2, 2))} bytes"):
+        limited(ppm(2, 2) + b"\0")
+
+
+def test_the_memory_is_that_of_the_control_group_and_shared_by_the_ranks(tmp_path, monkeypatch):
+    (tmp_path / "cgroup").write_text("4:memory:/job\n1:cpu:/job\n0::/a/b\n")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
+    (tmp_path / "a" / "memory.max").write_text("600000\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert memory.max_batch_pixels(None) == 100_000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory.max_batch_pixels(None, share=0.5) == 50_000
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("1200\n")
+    assert memory.host_memory() == 1200
+    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "none")
+    assert memory.host_memory() > 1 << 28
 
 
 def test_files_longer_than_float32_counts_pass(implementation):
