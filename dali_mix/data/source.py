@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -15,6 +14,7 @@ from nvidia.dali.pipeline import Pipeline
 from dali_mix.data.checkpoint import restore, with_reader
 from dali_mix.data.folder import ImageFolder
 from dali_mix.errors import ConfigError
+from dali_mix.helpers import scratch_file
 
 READER_NAME = "reader"
 
@@ -65,12 +65,13 @@ def read_images(
         uint8 (bytes,) and int32 (1,), both on the CPU.
 
     Raises:
-        ConfigError: if there are fewer images than shards.
+        ConfigError: if there are fewer images than shards, or the name of a file is not UTF-8.
 
     For training, the set is cut to a multiple of ``num_shards``: fewer than ``num_shards`` images, chosen
     by ``shuffle_seed``, are left out of the run.  Shards of unequal size would make ranks leave an epoch
     at different images, and from then on overlap.
     """
+    folder.require_readable_names()
     if len(folder) < num_shards:
         raise ConfigError(f"{folder.root} holds {len(folder)} image(s) for {num_shards} ranks; use fewer ranks")
     reading = Reading(folder.digest(), len(folder), training, shard_id, num_shards, shuffle_seed)
@@ -163,13 +164,13 @@ def next_batches(reading: Reading, checkpoint: bytes, batch_size: int, count: in
         count: of batches.
     """
     entries = list(reading.entries)
-    with tempfile.NamedTemporaryFile() as file:
+    with scratch_file() as file:
         file.write(b"x")
         file.flush()
         # The same reader in the same state, of files that can be read, with their indices as labels.
         pipeline = Pipeline(batch_size, num_threads=1, device_id=None, enable_checkpointing=True)
         with pipeline:
-            pipeline.set_outputs(_read_files([file.name] * len(entries), entries, reading)[1])
+            pipeline.set_outputs(_read_files([f"/proc/self/fd/{file.fileno()}"] * len(entries), entries, reading)[1])
         pipeline.build()
         restore(pipeline, with_reader(pipeline.checkpoint(), checkpoint, READER_NAME))
         batches = [pipeline.run()[0].as_array().flatten().tolist() for _ in range(count)]

@@ -1,23 +1,30 @@
-"""Signals that ask a run to stop: it ends after the current update, with a checkpoint."""
+"""Signals that ask a run to stop: it ends after the current update, with a checkpoint; before the first, at once."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 EXIT_STOPPED = 75
-"""Exit code after SIGTERM and SIGUSR1 (``EX_TEMPFAIL``): run the same command with ``--auto-resume`` to go on."""
+"""Exit code after the others (``EX_TEMPFAIL``): run the same command with ``--auto-resume`` to go on."""
 EXIT_INTERRUPTED = 130
 """Exit code after SIGINT."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Stopped(Exception):
-    """The run has stopped because it was asked to.
+def _heeded() -> tuple[signal.Signals, ...]:
+    """SIGHUP, of a terminal that is closed, too: but not under ``nohup``, which has it ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return _SIGNALS if ignored else (*_SIGNALS, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """The run has stopped because it was asked to; no error, so that nothing on the way handles it as one.
 
     Fields:
         exit_code: for the process.
@@ -73,11 +80,39 @@ def stop_signals(*, speak: bool) -> Iterator[StopRequest]:
         if speak and first:
             again = ", once more to stop at once" if number == signal.SIGINT else ""
             # Not print: the signal may have come in the middle of one.
-            os.write(2, f"\n{signal.Signals(number).name}: stopping after this update{again}\n".encode())
+            with suppress(OSError):  # the terminal may be what has gone
+                os.write(2, f"\n{signal.Signals(number).name}: stopping after this update{again}\n".encode())
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    before = {number: signal.signal(number, handle) for number in _heeded()}
     try:
         yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def starting_signals() -> Iterator[None]:
+    """Until a run trains, a signal ends it at once, in order: what it holds is let go, and its exit code is as later.
+
+    Of several ranks they end each as they did: one may be waiting for others in code that heeds no Python handler.
+
+    Raises:
+        Stopped: from wherever the run is, when a signal comes.
+    """
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        raise Stopped(f"stopped by {name}, not in training; the same command with --auto-resume goes on", EXIT_STOPPED)
+
+    numbers = [number for number in _heeded() if number != signal.SIGINT]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
+from argparse import Namespace
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import nvidia.dali
 import timm
 import torch
 
 from dali_mix import native
 from dali_mix.train.config.files import plain_settings
+from dali_mix.train.config.parser import build_parser
 from dali_mix.train.datasets import Data, Loaders
 from dali_mix.train.distributed import World
 
@@ -38,7 +41,7 @@ _MIXING, _AUGMENTATION = "mixing operators", "augmentation operators"
 _NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AUGMENTATION, _MIXING)
 
 
-def identity(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+def identity(args: Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """What a checkpoint says of the run it belongs to; plain types.
 
     "fingerprint" must be equal for an exact continuation, "computed_by" should be, "launcher" tells a restart by
@@ -46,15 +49,34 @@ def identity(args: argparse.Namespace, data: Data, loaders: Loaders, world: Worl
     """
     return {
         "fingerprint": _fingerprint(args, data, loaders, world),
-        "computed_by": {
-            "torch": str(torch.__version__),
-            "DALI": nvidia.dali.__version__,
-            "timm": timm.__version__,
-            "dali_mix": _own_version(),
-            "device": world.device.type,
-        },
+        "computed_by": _computed_by(world.device),
         "launcher": _launcher(),
     }
+
+
+def _computed_by(device: torch.device) -> dict[str, str | int]:
+    """What decides how sums are rounded, and in what order they are taken."""
+    facts: dict[str, str | int] = {
+        "torch": str(torch.__version__),
+        "DALI": nvidia.dali.__version__,
+        "timm": timm.__version__,
+        "NumPy": np.__version__,
+        "dali_mix": _own_version(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        facts |= {
+            "GPU": torch.cuda.get_device_name(device),
+            "CUDA": str(torch.version.cuda),
+            "cuDNN": str(torch.backends.cudnn.version()),
+        }
+    else:
+        # Each thread sums a part of its own; the instructions say how many numbers at once.
+        facts |= {
+            "threads of torch": torch.get_num_threads(),
+            "CPU instructions": torch.backends.cpu.get_cpu_capability(),
+        }
+    return facts
 
 
 def _own_version() -> str:
@@ -64,7 +86,7 @@ def _own_version() -> str:
         return ""
 
 
-def _fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+def _fingerprint(args: Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """Everything that decides the weights, by name; plain types."""
     settings = {name: value for name, value in plain_settings(args).items() if name not in _FREE}
     train = data.train
@@ -79,11 +101,21 @@ def _fingerprint(args: argparse.Namespace, data: Data, loaders: Loaders, world: 
 
 
 def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """One entry for each name whose values differ: "--batch-size was 10, is 12"."""
+    """One entry for each name whose values differ: "--batch-size was 10, is 12".
+
+    A setting that the saved run did not know had the effect of its default, as that is what it had none for.
+    """
     # Before augmentation had an entry it was the portable graph's.
     then = {_AUGMENTATION: own.get(_AUGMENTATION) and "portable"} | saved
+    then = _defaults(own.keys() - then.keys()) | then
     names = [name for name in own if then.get(name) != own[name]]
     return [f"{_shown(name)} was {then.get(name)!r}, is {own[name]!r}{_remedy(name, then)}" for name in names]
+
+
+def _defaults(names: Collection[str]) -> dict[str, Any]:
+    """Of those names that are settings."""
+    parser = build_parser() if names else None
+    return {} if parser is None else plain_settings(Namespace(**{name: parser.get_default(name) for name in names}))
 
 
 def _shown(name: str) -> str:

@@ -32,6 +32,7 @@ class Start:
         position: first thing to do.
         rows: of the summary, of the epochs before.
         first_epoch: for which the training loader of the checkpoint was made.
+        skipped: updates of the epochs before that were not made.
     """
 
     folder: Path | None = None
@@ -40,6 +41,7 @@ class Start:
     position: Position = _BEGINNING
     rows: list[dict[str, float]] = field(default_factory=list)
     first_epoch: int = 0
+    skipped: int = 0
 
 
 def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> Start:
@@ -148,12 +150,14 @@ def _exactly(folder: Path | None, path: Path, facts: dict[str, Any], own: dict[s
     position = Position(*facts["position"])
     before = facts["computed_by"]
     changed = [
-        f"{name} {before.get(name)} -> {now}" for name, now in own["computed_by"].items() if before.get(name) != now
+        f"{name} {before.get(name)} -> {now}"
+        for name, now in own["computed_by"].items()
+        if before.get(name, now) != now  # what that run did not tell may be as it was
     ]
     if changed:
         _log.warning("not computed as before, so results may differ in the last bits: %s", ", ".join(changed))
     _log.info("continuing %s exactly, at %s", path, position)
-    return Start(folder, path, True, position, facts["rows"], facts["first_epoch"])
+    return Start(folder, path, True, position, facts["rows"], facts["first_epoch"], _skipped(facts))
 
 
 def _otherwise(args: argparse.Namespace, path: Path, facts: dict[str, Any], unlike: list[str]) -> Start:
@@ -169,4 +173,10 @@ def _otherwise(args: argparse.Namespace, path: Path, facts: dict[str, Any], unli
     repeated = f"its {batch} batches that are trained already are repeated" if batch else "nothing is repeated"
     _log.warning("continuing %s with other settings (%s): epoch %d begins anew, %s", path, "; ".join(unlike), epoch + 1,
                  repeated)  # fmt: skip
-    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch], first_epoch=epoch)
+    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch], epoch, _skipped(facts))
+
+
+def _skipped(facts: dict[str, Any]) -> int:
+    """Of runs that counted them."""
+    count = facts.get("skipped", 0)
+    return count if isinstance(count, int) and count >= 0 else 0

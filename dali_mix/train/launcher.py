@@ -1,0 +1,70 @@
+"""The process that started this one, where it is to end when that one has.
+
+torchrun stops its ranks when it is stopped, but not when it is killed: they would train on, hold the run's folder, and
+refuse it to whoever starts the run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+_log = logging.getLogger(__name__)
+
+LAUNCHER = "DALI_MIX_LAUNCHER"
+"""Environment variable: the process that a run shall not outlive."""
+
+_LOOK_EVERY_S = 1.0
+# Noted when the package is imported, which takes seconds.
+_PARENT = os.getppid()
+
+
+def follow_launcher() -> None:
+    """From now on, take the end of the launcher for a SIGTERM; without torchrun there is none.
+
+    Not by ``PR_SET_PDEATHSIG``: it signals the end of the thread that has started this process, not of its process.
+    """
+    lives = _launcher()
+    if lives is not None:
+        threading.Thread(target=_follow, args=(lives,), name="launcher", daemon=True).start()
+
+
+def _launcher() -> Callable[[], bool] | None:
+    """What tells whether it is there; None without one."""
+    named = os.environ.get(LAUNCHER, "")
+    if named.isdecimal():
+        return lambda: _exists(int(named))
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None  # a shell may end before what it has started
+    if _PARENT == 1 and not _first_process_is_python():
+        return lambda: False  # it had ended before this process had a look
+    return lambda: os.getppid() == _PARENT
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _first_process_is_python() -> bool:
+    """As torchrun is, where a container runs nothing else; else process 1 adopts those whose parents have ended."""
+    with suppress(OSError):
+        return os.path.basename(os.readlink("/proc/1/exe")).startswith("python")
+    return False
+
+
+def _follow(lives: Callable[[], bool]) -> None:
+    while lives():
+        time.sleep(_LOOK_EVERY_S)
+    _log.warning("the process that started this run has ended: stopping")
+    os.kill(os.getpid(), signal.SIGTERM)
