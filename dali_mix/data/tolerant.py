@@ -8,10 +8,10 @@ from typing import Any
 
 from nvidia.dali.pipeline import Pipeline
 
-from dali_mix.data.dali_errors import TOO_LARGE_TOGETHER
 from dali_mix.data.folder import ImageFolder
 from dali_mix.data.loader import Batch, BatchError, MixLoader
 from dali_mix.data.loops import EpochLoader
+from dali_mix.data.memory import TOO_LARGE_TOGETHER
 from dali_mix.data.source import Reading, next_batches, reading_of
 from dali_mix.data.stand_ins import BadImage as BadImage
 from dali_mix.data.stand_ins import LookAhead, StandIns
