@@ -40,7 +40,7 @@ def is_utf8(name: str) -> bool:
 
 def fits_a_line(name: str) -> bool:
     """Whether a list with a name a line gives the same name back, once its lines are stripped."""
-    return name.splitlines() == [name.strip()]
+    return name.splitlines() == [name] and name == name.strip()
 
 
 class OneLine(logging.Formatter):

@@ -36,6 +36,8 @@ def find_named(files: Sequence[str], links: Collection[str], lines: Sequence[str
     base = os.path.abspath(data_dir)
     wanted: dict[str, list[int]] = {}
     for index, line in enumerate(lines):
+        if "\0" in line:  # no path
+            continue
         given = os.path.normpath(os.path.join(base, line))
         # Also the path as the system reads it: ".." after a link is not what stands before it.
         for path in {given, real_folder.beside(given), os.path.realpath(os.path.join(base, line))}:

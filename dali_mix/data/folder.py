@@ -165,7 +165,9 @@ def scan_image_folder(
     """
     root = _absolute(root)
     if not is_folder(root):
-        what = "is not a folder" if os.path.lexists(root) else "does not exist"
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
+        if os.path.islink(root):
+            what = f"leads to {os.path.realpath(root)}, which {what}"
         raise ConfigError(f"{root} {what}; give a folder with one sub-folder of images per class")
     left_out = LeftOut()
     found = _class_folders(root, left_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import logging
 import os
 from pathlib import Path
@@ -69,7 +70,7 @@ def describe(name: str, folder: ImageFolder) -> str:
     """One line on a listed folder: "training: 1,200 images of 12 classes in /data/train; left out: 1 hidden folder"."""
     # macOS writes ._x.jpg beside x.jpg on foreign file systems.
     hidden = sum(path[path.rfind("/") + 1] == "." for path in folder.files)
-    dots = f" ({hidden:,} of them have names that begin with a dot)" if hidden else ""
+    dots = f" ({hidden:,} of them with a dot before the name)" if hidden else ""
     left_out = folder.left_out.told(str(folder.root))
     end = f"; left out: {', '.join(left_out)}" if left_out else ""
     images, classes = _count(len(folder), "image"), _count(len(folder.classes), "class", "classes")
@@ -83,12 +84,13 @@ def read_lines(flag: str, path: Path) -> list[str]:
         ConfigError: if there are none to be read.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
+        raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{flag} {path} cannot be read as lines of text: {error.strerror}") from error
-    if "\0" in text:
-        raise ConfigError(f"{flag} {path} cannot be read as lines of text, as if it were UTF-16; save it as UTF-8")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes
+        raise ConfigError(f"{flag} {path} is UTF-16 text; save it as UTF-8")
+    lines = raw.decode("utf-8-sig", errors="surrogateescape").splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _read_class_map(path: str | None) -> list[str] | None:
@@ -125,12 +127,12 @@ def _exclude(
     unmatched = [line for index, line in enumerate(lines) if index not in matched]
     if lines and not matched:
         raise ConfigError(
-            f"none of the {_count(len(lines), 'line')} of --exclude-list {path} names an image of {data_dir}, the "
-            f"first is {lines[0]!r}; paths must be absolute, or begin below --data-dir"
+            f"--exclude-list {path}: no line of {len(lines):,} names an image of {data_dir}, the first is "
+            f"{lines[0]!r}; paths must be absolute, or begin below --data-dir"
         )
-    _log.info("%d of %s of --exclude-list match (%s)", len(matched), _count(len(lines), "line"), ", ".join(counts))
+    _log.info("%d of %d lines of --exclude-list match (%s)", len(matched), len(lines), ", ".join(counts))
     if unmatched:
-        _log.warning("--exclude-list: %s match no image, the first is %s", _count(len(unmatched), "line"), unmatched[0])
+        _log.warning("--exclude-list: lines that match no image: %d, the first is %s", len(unmatched), unmatched[0])
     return kept[0], kept[1] or val
 
 

@@ -181,8 +181,8 @@ def test_names_that_are_no_text(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert exclude.read_bytes() == b"train/cat/caf\xe9.jpg\n"
     assert err == (
-        "dali-mix scan: warning: train/cat/new\\nline\\x1b[2J\\u202e.jpg cannot be listed, its name is no line of text; "
-        "remove it\n"
+        "dali-mix scan: warning: train/cat/new\\nline\\x1b[2J\\u202e.jpg cannot be listed, its name is no line of text"
+        "; remove it\n"
     )
     assert "name is not UTF-8, which DALI's reader does not take\n            train/cat/caf\\xe9.jpg\n" in out
     assert "train/cat/new\\nline\\x1b[2J\\u202e.jpg" in out

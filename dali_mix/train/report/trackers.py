@@ -10,7 +10,7 @@ from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.files import new_temporary
-from dali_mix.text import show
+from dali_mix.text import is_utf8, show
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +107,9 @@ def _open_tensorboard(folder: Path, settings: dict[str, Any], first_step: int) -
         from torch.utils.tensorboard import SummaryWriter
     except Exception as error:  # a protobuf that does not fit raises TypeError, not ImportError
         _log.warning("no TensorBoard events: %s", _first_line(error))
+        return None
+    if not is_utf8(str(folder)):
+        _log.warning("no TensorBoard events: the name of %s is not UTF-8, and TensorBoard takes no other", folder)
         return None
     writer = SummaryWriter(str(folder), purge_step=first_step or None)
     # Indented by four, Markdown shows it as it is.
