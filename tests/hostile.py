@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pipelines.imagenet import imagenet_train, imagenet_val
 
@@ -22,13 +22,17 @@ USED, REPLACED, NOT_LISTED = "used", "replaced", "not listed"
 
 
 class Kind(NamedTuple):
-    """What a file is, what becomes of it, its name, and how it is written there."""
+    """What a file is, what becomes of it, its name, and how it is written there.
+
+    ``levels_off``: how far what is used is from PIL's ``convert("RGB")``, on average over the pixels of ``photo()``.
+    """
 
     what: str
     outcome: str
     name: str
     write: Callable[[Path], object]
     spoil: Callable[[Path], object] | None = None
+    levels_off: int = 0
 
 
 def photo(mode="RGB", size=(160, 120), seed=7):
@@ -110,6 +114,49 @@ def png_bomb(side):
     return raw(png(side, side, 1, 0, data))
 
 
+def bare_cmyk():
+    """A CMYK JPEG without the marker by which decoders know whether its values are inverted."""
+    data = encoded(photo("CMYK"))
+    at = data.index(b"\xff\xee")
+    (size,) = struct.unpack(">H", data[at + 2 : at + 4])
+    return raw(data[:at] + data[at + 2 + size :])
+
+
+def pnm(maximum):
+    """A PPM whose brightest value is ``maximum``."""
+    image = photo()
+    values = np.asarray(image).astype(int) * maximum // 255
+    header = b"P6 %d %d %d\n" % (*image.size, maximum)
+    return raw(header + values.astype(np.uint8 if maximum < 256 else ">u2").tobytes())
+
+
+def bmp_16(masks):
+    """A BMP of 16 bits a pixel: 5, 6 and 5 of them with ``masks``, else 5 each."""
+    pixels = np.asarray(photo())[::-1].astype(np.uint16)
+    green = 6 if masks else 5
+    values = pixels[..., 0] >> 3 << 5 + green | pixels[..., 1] >> 8 - green << 5 | pixels[..., 2] >> 3
+    data = values.astype("<u2").tobytes()
+    extra = struct.pack("<III", 0xF800, 0x7E0, 0x1F) if masks else b""
+    height, width = values.shape
+    header = (40, width, height, 1, 16, 3 if masks else 0, len(data), 0, 0, 0, 0)
+    at = 54 + len(extra)
+    return raw(
+        b"BM" + struct.pack("<IHHI", at + len(data), 0, 0, at) + struct.pack("<IiiHHIIiiII", *header) + extra + data
+    )
+
+
+def lab():
+    to_lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return saved(ImageCms.profileToProfile(photo(), *to_lab, outputMode="LAB"), "TIFF")
+
+
+def with_alpha(mode):
+    """Half transparent."""
+    image = photo(mode[:-1])
+    image.putalpha(77)
+    return image
+
+
 def become_directory(path):
     path.unlink()
     path.mkdir()
@@ -171,7 +218,61 @@ KINDS = {
     "png_named_jpeg": Kind("PNG named .JPEG", USED, "png.JPEG", saved(kind="PNG")),
     "rgb_16_bit_png": Kind("RGB PNG of 16 bits a channel", USED, "rgb16.png", deep_rgb_png()),
     "gray_16_bit_png": Kind(
-        "grey PNG of 16 bits, scaled to 8 (PIL clips)", USED, "gray16.png", saved(Image.fromarray(GRADIENT), "PNG")
+        "grey PNG, TIFF or JPEG 2000 of 16 bits, scaled to 8 (PIL clips; 131 levels off)",
+        USED,
+        "gray16.png",
+        saved(Image.fromarray(GRADIENT), "PNG"),
+        levels_off=131,
+    ),
+    "bare_cmyk": Kind(
+        "CMYK JPEG without an Adobe marker: all black (134 levels off)", USED, "bare_cmyk.jpg", bare_cmyk(), None, 134
+    ),
+    "pnm_100": Kind("PNM with a maximum of 100, not scaled (81 levels off)", USED, "m100.ppm", pnm(100), None, 81),
+    "pnm_4095": Kind(
+        "PNM with a maximum of 4095, not scaled (126 levels off)", USED, "m4095.ppm", pnm(4095), None, 126
+    ),
+    "float_tiff": Kind(
+        "grey TIFF of floats in 0 .. 255: all white (128 levels off)",
+        USED,
+        "float.tif",
+        saved(Image.fromarray(np.asarray(photo("L")).astype(np.float32)), "TIFF"),
+        levels_off=128,
+    ),
+    "lab_tiff": Kind("LAB TIFF (12 levels off)", USED, "lab.tif", lab(), None, 12),
+    "gray_alpha_tiff": Kind(
+        "grey TIFF with alpha, mixed with black (20 levels off)",
+        USED,
+        "la.tif",
+        saved(with_alpha("LA"), "TIFF"),
+        None,
+        20,
+    ),
+    "turned_tiff": Kind(
+        "TIFF with an orientation, which PIL applies (74 levels off)",
+        USED,
+        "turned.tif",
+        saved(kind="TIFF", tiffinfo={274: 3}),
+        levels_off=74,
+    ),
+    "bmp_565": Kind(
+        "BMP of 16 bits a pixel, not scaled to 255 (3 levels off)", USED, "b565.bmp", bmp_16(True), None, 3
+    ),
+    "ycc_jp2": Kind(
+        "JPEG 2000 of YCbCr (7 levels off)", USED, "ycc.jp2.jpg", saved(photo("YCbCr"), "JPEG2000"), None, 7
+    ),
+    "rgb_jpeg": Kind("JPEG of RGB, not YCbCr", USED, "rgb.jpg", saved(keep_rgb=True)),
+    "jpeg_2000": Kind("JPEG 2000 named .jpg", USED, "jp2.jpg", saved(kind="JPEG2000")),
+    "cmyk_tiff": Kind("CMYK TIFF", USED, "cmyk.tif", saved(photo("CMYK"), "TIFF")),
+    "profile": Kind(
+        "ICC profile, not applied",
+        USED,
+        "profile.jpg",
+        saved(icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+    ),
+    "bit_tiff": Kind("TIFF of 1 bit a pixel, not compressed", REPLACED, "bit.tif", saved(photo("1"), "TIFF")),
+    "bmp_555": Kind("BMP of 15 bits a pixel", REPLACED, "b555.bmp", bmp_16(False)),
+    "gray_alpha_jp2": Kind(
+        "JPEG 2000 of grey and alpha, or of CMYK", REPLACED, "la.jp2.jpg", saved(with_alpha("LA"), "JPEG2000")
     ),
     "palette_png": Kind("palette PNG", USED, "palette.png", saved(photo("P"), "PNG")),
     "rgba_png": Kind("RGBA PNG, the alpha dropped", USED, "rgba.png", saved(photo("RGBA"), "PNG")),

@@ -19,6 +19,7 @@ from PIL import ExifTags, Image
 from dali_mix.data import ImageFolder
 from dali_mix.data.probe import Probed
 from dali_mix.text import is_utf8
+from dali_mix.tools.pixels import difference_from_pil
 
 _TAIL_BYTES = 4096
 """The end of a file, and its size, are compared before whole files are; heads of JPEGs are often equal."""
@@ -46,11 +47,19 @@ class ListedImage(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What PIL reads from a header: "JPEG RGB", the format alone, and whether EXIF asks for turning or mirroring."""
+    """What PIL reads from a header.
+
+    Fields:
+        kind: "JPEG RGB".
+        format: "JPEG".
+        rotated: whether EXIF asks for turning or mirroring.
+        difference: how DALI's pixels differ from PIL's, see ``difference_from_pil``.
+    """
 
     kind: str
     format: str
     rotated: bool
+    difference: str | None
 
 
 def read_header(path: str) -> Header | None:
@@ -60,7 +69,8 @@ def read_header(path: str) -> Header | None:
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 name = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG that others follow
-                return Header(f"{name} {image.mode}", name, _orientation(image) not in (None, 1))
+                rotated = _orientation(image) not in (None, 1)
+                return Header(f"{name} {image.mode}", name, rotated, difference_from_pil(image))
     except Exception:  # its plugins raise nearly anything for a damaged file, and DALI has decoded this one
         return None
 
@@ -87,6 +97,7 @@ class Findings:
         kinds: number of decodable files by format and mode.
         rotated, contradicting: decodable files that EXIF asks to turn, and those whose extension is that of another
             format, with that format.
+        differing: decodable files whose pixels are not PIL's, with what differs.
         heights, widths: of the decodable files.
         largest: path, width and height of the decodable file with the most pixels.
     """
@@ -97,6 +108,7 @@ class Findings:
         self.kinds: Counter[str] = Counter()
         self.rotated: list[str] = []
         self.contradicting: list[tuple[str, str]] = []
+        self.differing: list[tuple[str, str]] = []
         self.heights, self.widths = array("l"), array("l")
         self.largest: tuple[str, int, int] = ("", 0, 0)
         self.done = 0
@@ -128,6 +140,8 @@ class Findings:
         self.kinds[header.kind if header else "unknown to PIL"] += 1
         if header and header.rotated:
             self.rotated.append(self.relative(probed.path))
+        if header and header.difference:
+            self.differing.append((self.relative(probed.path), header.difference))
         expected = _format_of_extension().get(os.path.splitext(probed.path)[1].lower())
         if header and expected not in (None, header.format):
             self.contradicting.append((self.relative(probed.path), header.format))

@@ -29,6 +29,9 @@ def format_report(findings: Findings, duplicates: Sequence[list[ListedImage]]) -
     if findings.rotated:
         lines += _row("Rotated", f"{len(findings.rotated):,} by EXIF, which training ignores, as torchvision does")
         lines += _few(findings.rotated)
+    if findings.differing:
+        lines += _row("Pixels", f"{len(findings.differing):,} decoded otherwise than by PIL, convert to RGB")
+        lines += _few(f"{show(path)} is {what}" for path, what in findings.differing)
     if findings.contradicting:
         lines += _row("Extension", f"{len(findings.contradicting):,} of another format than the extension says")
         lines += _few(f"{show(path)} is {name}" for path, name in findings.contradicting)
@@ -174,6 +177,7 @@ def to_json(findings: Findings, duplicates: Sequence[list[ListedImage]]) -> dict
         "formats": dict(findings.kinds.most_common()),
         "exif_rotated": findings.rotated,
         "extension_contradicts": [{"path": path, "format": name} for path, name in findings.contradicting],
+        "pixels_differ": [{"path": path, "difference": what} for path, what in findings.differing],
         "width_px": _summary(findings.widths),
         "height_px": _summary(findings.heights),
         "largest": {"path": path, "width_px": width, "height_px": height} if path else None,
