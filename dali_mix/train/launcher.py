@@ -21,7 +21,15 @@ LAUNCHER = "DALI_MIX_LAUNCHER"
 
 _LOOK_EVERY_S = 1.0
 # Noted when the package is imported, which takes seconds.
-_PARENT = os.getppid()
+_parent = os.getppid()
+
+
+def _note_parent() -> None:
+    global _parent
+    _parent = os.getppid()
+
+
+os.register_at_fork(after_in_child=_note_parent)
 
 
 def follow_launcher() -> None:
@@ -41,9 +49,10 @@ def _launcher() -> Callable[[], bool] | None:
         return lambda: _exists(int(named))
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None  # a shell may end before what it has started
-    if _PARENT == 1 and not _first_process_is_python():
+    if _parent == 1 and not _first_process_is_python():
         return lambda: False  # it had ended before this process had a look
-    return lambda: os.getppid() == _PARENT
+    parent = _parent
+    return lambda: os.getppid() == parent
 
 
 def _exists(process: int) -> bool:

@@ -4,6 +4,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 
 import numpy as np
@@ -26,6 +27,7 @@ def encoded(kind="JPEG", mode="RGB", **options):
 
 
 JPEG, PNG = encoded(), encoded("PNG")
+SETTINGS = {"device_id": None, "num_threads": 1, "batch_size": 1}
 
 
 def flipped():
@@ -207,6 +209,60 @@ def test_a_file_that_takes_for_ever_is_given_up(tmp_path, monkeypatch):
     paths = write(tmp_path, dict.fromkeys(["a", "b culprit", "c"], JPEG))
     errors = [result.error for result in probe_images(paths)]
     assert errors == [None, "takes more than 2 s to read and decode", None]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(probe, "_PAUSE_S", 0.01)
+
+
+def test_a_file_is_not_bad_because_its_process_was_killed(tmp_path, monkeypatch, quick):
+    """By the system for want of memory, say; it passes."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    mark_and_die = f"(os.mkdir('{marks}/%d' % os.getpid()), os.kill(os.getpid(), 9))"
+    kill = f"len(os.listdir('{marks}')) < 2 and {mark_and_die}"
+    worker_that(f"({kill}) or read(path)", monkeypatch)
+    paths = write(tmp_path, dict.fromkeys(["a", "b culprit", "c"], JPEG))
+    assert [result.error for result in probe_images(paths)] == [None, None, None]
+    assert len(os.listdir(marks)) == 2
+
+
+def test_where_the_process_is_always_killed_no_file_is_judged(tmp_path, monkeypatch, quick):
+    worker_that("os.kill(os.getpid(), 9)", monkeypatch)
+    probing = probe_images(write(tmp_path, {"culprit": JPEG}))
+    with pytest.raises(
+        DataError, match=r"culprit cannot be examined: the process that decodes was killed 3 times \(SIG"
+    ):
+        next(probing)
+    monkeypatch.setattr(probe, "_START", "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(DataError, match=r"^files cannot be examined: the process that decodes was killed 3 times"):
+        next(probe_images(["x.jpg"]))
+
+
+def test_neither_signals_as_it_starts_nor_a_temporary_folder_decide_what_it_finds(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    signals = "import os; [os.kill(os.getpid(), number) for number in (1, 2, 3, 10, 12, 15)]; "
+    monkeypatch.setattr(probe, "_START", signals + probe._START)
+    assert next(probe_images(write(tmp_path, {"a": JPEG}))).error is None
+
+
+def test_time_in_which_it_is_suspended_does_not_count(tmp_path, monkeypatch):
+    """As with a job that is suspended, or a container that is paused."""
+    worker_that("(subprocess.Popen(['sh', '-c', 'sleep 3; kill -CONT %d' % os.getpid()]), "
+                "os.kill(os.getpid(), 19)) and read(path)".replace("subprocess", "__import__('subprocess')"),
+                monkeypatch)  # fmt: skip
+    monkeypatch.setattr(probe, "FILE_TIMEOUT_S", 2)
+    assert next(probe_images(write(tmp_path, {"culprit": JPEG}))).error is None
+
+
+def test_it_ends_with_the_process_that_asked_also_in_the_middle_of_a_file(tmp_path, monkeypatch):
+    worker_that("time.sleep(1000)", monkeypatch)
+    workers = probe._Workers((probe._serialize(None, SETTINGS), probe._serialize("cpu", SETTINGS)), SETTINGS)
+    workers.send(write(tmp_path, {"culprit": JPEG}))
+    workers._worker._connection.close()  # as by SIGKILL
+    assert workers._worker._process.wait(10) == 1
+    workers.close()
 
 
 def test_where_dali_does_not_start_it_says_so(monkeypatch):

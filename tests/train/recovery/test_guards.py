@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import resource
 import shutil
 import time
@@ -11,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from dali_mix.train import step
+from dali_mix.train import outputs, step
 from dali_mix.train.checkpoint.saver import Saver
 from dali_mix.train.checkpoint.store import CheckpointStore, verify
 from tests.ranks import run_ranks
@@ -46,13 +47,35 @@ def poison(monkeypatch):
 @pytest.mark.parametrize("extra", [(), ("--grad-accum-steps", 2), ("--clip-grad", 1), ("--model-ema",)])
 def test_an_update_that_is_not_finite_is_skipped(train, tmp_path, poison, extra):
     poison(lambda call: call in (3, 9))
-    code, _, err = train("--experiment", "run", *extra, defaults=CNN)
+    code, out, err = train("--experiment", "run", *extra, defaults=CNN)
     assert code == 0, err
+    assert re.search(r"skipped updates +2 of (14|8), as they were not finite", out)
     assert err.count("the loss or its gradient is not finite; the update is skipped") == 2
     assert "epoch 1: 1 updates were skipped, as they were not finite" in err
     weights = safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")
     assert all(value.isfinite().all() for value in weights.values())  # BatchNorm's running statistics among them
     assert all(0 < float(row["train_loss"]) < 10 for row in rows_of(tmp_path / "run"))
+
+
+def test_a_run_whose_every_update_is_skipped_is_no_success(train, tmp_path, poison):
+    poison(lambda call: True)
+    flags = ["--experiment", "run", "--nonfinite-limit", 100, "--epochs", 1]
+    for more in (), ("--auto-resume",):  # nor when it is over already
+        code, out, err = train(*flags, *more, defaults=CNN)
+        assert (code, out) == (1, "")
+        assert err.count("error: none of the 7 updates was made, as the loss or its gradient was never finite") == 1
+        assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_disk_that_is_full_before_the_first_step_leaves_no_run(train, tmp_path, monkeypatch):
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(outputs, "replace_text", no_room)
+    code, _, err = train("--experiment", "run")
+    assert code == 2
+    assert err.endswith(f"error: {tmp_path}/run cannot be written: No space left on device\n")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_skipped_update_changes_nothing_but_the_schedule(train, tmp_path, poison):

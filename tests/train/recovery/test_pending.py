@@ -69,8 +69,9 @@ def test_a_run_that_dies_with_one_pending_is_continued_exactly(train, whole, tmp
     before_settling(number, die)
     flags = [*FLAGS, "--experiment", "run", "--checkpoint-steps", every]
     assert train(*flags, defaults=CNN)[0] == 130
-    code, _, err = train(*flags, "--auto-resume", defaults=CNN)
+    code, out, err = train(*flags, "--auto-resume", defaults=CNN)
     assert code == 0, err
+    assert "3 of 14, as they were not finite" in out
     assert_same_result(tmp_path / "run", whole)
 
 
@@ -85,6 +86,7 @@ def test_a_run_that_is_asked_to_stop_with_one_pending_saves_what_became_of_it(
     newest = max((tmp_path / "run" / "checkpoints").glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
     state = torch.load(newest / "state.pt", weights_only=True)
     assert (state["updates"], state["skipped"]) == (number + 1, skipped)
-    code, _, err = train(*flags, "--auto-resume", defaults=CNN)
+    code, out, err = train(*flags, "--auto-resume", defaults=CNN)
     assert code == 0, err
+    assert "3 of 14, as they were not finite" in out
     assert_same_result(tmp_path / "run", whole)

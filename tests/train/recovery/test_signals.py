@@ -9,6 +9,7 @@ import time
 import pytest
 
 from dali_mix.train import epochs, step
+from dali_mix.train import run as run_module
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import RICH, assert_same_result
 from tests.train.test_run import command
@@ -95,6 +96,38 @@ def test_signals_do_what_they_did_before_when_the_run_is_over(train):
     before = [signal.getsignal(signum) for signum, _ in CODES]
     train("--epochs", 1)
     assert [signal.getsignal(signum) for signum, _ in CODES] == before
+
+
+@pytest.mark.parametrize(("ignored", "code"), [(False, 75), (True, 0)])
+def test_a_terminal_that_is_closed_stops_a_run_but_not_under_nohup(
+    train, tmp_path, kill_at_forward, monkeypatch, ignored, code
+):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        kill_at_forward(3, signal.SIGHUP)
+        assert train("--epochs", 1, "--experiment", "run")[0] == code
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "run" / "checkpoints" / ("checkpoint-1-0" if ignored else "checkpoint-0-3")).is_dir()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("where", ["open_data", "find_start"])
+def test_a_signal_before_training_ends_the_run_at_once_with_the_same_code(train, tmp_path, monkeypatch, signum, where):
+    """Also where errors are handled: it is none."""
+
+    def kill(*args):
+        try:
+            os.kill(os.getpid(), signum)
+        except Exception:
+            pytest.fail("a request to stop was taken for an error")
+        pytest.fail("the run went on")
+
+    monkeypatch.setattr(run_module, where, kill)
+    code, _, err = train("--experiment", "run")
+    assert code == 75
+    assert f"stopped by {signal.Signals(signum).name}, not in training; the same command" in err
+    assert not (tmp_path / "run").exists()
 
 
 def started(process):
