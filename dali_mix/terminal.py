@@ -1,7 +1,8 @@
-"""Standard output and error that may fail without harm: a reader that has gone, a full disk, a descriptor closed."""
+"""What is printed: help as sentences, and standard output and error that may fail without harm to the work."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import io
 import os
@@ -69,6 +70,25 @@ class Forgiving:
             sink = os.open(os.devnull, os.O_WRONLY)
             os.dup2(sink, self._stream.fileno())
             os.close(sink)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Tells a flag's default in a sentence of its own, where the value says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # What Python 3.11 adds to switches.
+        text = (action.help or "").removesuffix(" (default: %(default)s)")
+        default = action.default
+        if default in (None, False, "", argparse.SUPPRESS) or default == [] or default == {} or not text:
+            return text
+        if default is True:
+            return f"{text} Default: on."
+        shown = " ".join(map(_plain, default)) if isinstance(default, (list, tuple)) else "%(default)s"
+        return f"{text} Default: {shown}."
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @contextmanager

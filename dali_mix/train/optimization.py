@@ -33,7 +33,8 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     known = list_optimizers()
     if args.opt.lower().removeprefix("lookahead_") not in known:
         close = difflib.get_close_matches(args.opt, known, n=3)
-        raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; close: {', '.join(close)}")
+        hint = f"close: {', '.join(close)}" if close else "timm.optim.list_optimizers() lists them"
+        raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; {hint}")
     settings = optimizer_kwargs(cfg=args) | {"lr": learning_rate(args, world.size)}
     twice = sorted(settings.keys() & args.opt_kwargs)
     if twice:
@@ -41,16 +42,41 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     settings = _fused(args.opt, args.opt_kwargs) | settings | args.opt_kwargs
     try:
         optimizer = create_optimizer_v2(model, **settings)
-    except (ValueError, AssertionError, TypeError, ImportError, AttributeError) as error:
-        raise ConfigError(f"--opt {args.opt} refuses its settings: {error}") from error
+    except Exception as error:  # whatever a constructor makes of nonsense
+        raise ConfigError(f"--opt {args.opt} refuses its settings: {_first_line(error)}") from error
     if getattr(optimizer, "is_second_order", False):
         raise ConfigError(f"--opt {args.opt} needs second derivatives, which this trainer does not compute")
+    _try_step(args.opt, settings, world.device)
     if stage is not None and stage.token_head is not None:
         optimizer.add_param_group({"params": [stage.token_head.weight], "weight_decay": args.weight_decay})
         optimizer.add_param_group({"params": [stage.token_head.bias], "weight_decay": 0.0})
         if optimizer.state:  # Adagrad makes its state at the start: make it again, of all weights
             optimizer = type(optimizer)(optimizer.param_groups, **optimizer.defaults)
     return optimizer
+
+
+def _try_step(name: str, settings: dict[str, Any], device: torch.device) -> None:
+    """Two steps of a parameter of its own: many settings are refused, or break, only there.
+
+    Raises:
+        ConfigError: for such settings.
+    """
+    own = {key: value for key, value in settings.items() if not key.startswith("layer_decay")}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        parameter = nn.Parameter(torch.ones(2, 2, device=device))
+        try:
+            optimizer = create_optimizer_v2([parameter], **own)
+            for _ in range(2):
+                parameter.grad = torch.full_like(parameter, 0.5)
+                optimizer.step()
+        except Exception as error:
+            raise ConfigError(
+                f"--opt {name} cannot step with its settings: {_first_line(error)}; see --opt-kwargs"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _fused(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +101,21 @@ def create_scheduler(args: argparse.Namespace, optimizer: Any, updates_per_epoch
         _log.warning(
             "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", args.warmup_epochs, args.epochs
         )
-    return create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch)
+    try:
+        scheduler, epochs = create_scheduler_v2(
+            optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
+        )
+        length = epochs * updates_per_epoch if args.sched_on_updates else epochs
+        for at in (0, 1, length // 2, length - 1, length):
+            rates = scheduler._get_lr(at)
+            if any(isinstance(rate, complex) or not math.isfinite(rate) for rate in rates):
+                raise ValueError(f"it is {rates[0]}")
+    except Exception as error:  # of timm's arithmetic: overflows, divisions by zero, powers of negative numbers
+        raise ConfigError(
+            f"--sched {args.sched} has no learning rate with these settings: {_first_line(error)}; see the flags "
+            "beside --lr in --help"
+        ) from error
+    return scheduler, epochs
 
 
 def create_ema(args: argparse.Namespace, model: nn.Module) -> ModelEmaV3 | None:

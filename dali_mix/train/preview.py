@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from dali_mix.data import Batch
 from dali_mix.smmix import SMMix
@@ -26,14 +26,15 @@ _TILE_PX = 144
 _GAP_PX = 8
 _TITLE_PX = 26
 _CAPTION_PX = 34
+_DARKEST = 0.45
 _TARGET_COLOUR = (40, 220, 255)
 _SOURCE_COLOUR = (255, 210, 0)
 
 _TITLES = {
     "cutmix": "CutMix: what the model saw",
     "mixup": "Mixup: what the model saw",
-    "own": "SMMix 1/3: own image, attention, target window (least attended)",
-    "partner": "SMMix 2/3: partner, attention, source window (most attended)",
+    "own": "SMMix 1/3: own image, dim where little attended, target window (least attended)",
+    "partner": "SMMix 2/3: partner, dim where little attended, source window (most attended)",
     "smmix": "SMMix 3/3: what the model saw, the source window moved onto the target window",
 }
 
@@ -112,8 +113,8 @@ class Preview:
             partner = len(names) - 1 - own
             target = _window(mixture.windows.target[own], mixture.square)
             source = _window(mixture.windows.source[own], mixture.square)
-            own_tile = _outlined(_heated(originals[own], attention[own]), target, grid, _TARGET_COLOUR)
-            partner_tile = _outlined(_heated(partners[own], attention[partner]), source, grid, _SOURCE_COLOUR)
+            own_tile = _outlined(_lit(originals[own], attention[own]), target, grid, _TARGET_COLOUR)
+            partner_tile = _outlined(_lit(partners[own], attention[partner]), source, grid, _SOURCE_COLOUR)
             seen = _outlined(_tile(mixed[own]), target, grid, _SOURCE_COLOUR)
             rows["own"].append((own_tile, names[own]))
             rows["partner"].append((partner_tile, names[partner]))
@@ -146,13 +147,13 @@ def _tile(image: Pixels) -> Image.Image:
     return Image.fromarray(image).resize((_TILE_PX, _TILE_PX), Image.Resampling.BICUBIC)
 
 
-def _heated(image: Pixels, attention: NDArray[np.floating]) -> Image.Image:
-    """The image, dim where little attention falls and red where much does."""
-    heat = (attention - attention.min()) / max(float(np.ptp(attention)), 1e-12)
-    heat = np.kron(heat, np.ones((image.shape[0] // heat.shape[0], image.shape[1] // heat.shape[1])))[..., None]
-    red = np.array([255.0, 40.0, 20.0])
-    blended = image * (0.55 + 0.45 * heat) * (1 - 0.45 * heat) + red * 0.45 * heat
-    return _tile(blended.clip(0, 255).astype(np.uint8))
+def _lit(image: Pixels, attention: NDArray[np.floating]) -> Image.Image:
+    """The image, dim where little attention falls and as it is where much does."""
+    low, high = np.quantile(attention, (0.0, 0.95))  # a few patches that get nearly all would darken the rest
+    light = ((attention - low) / max(float(high - low), 1e-12)).clip(0, 1)
+    shade = Image.fromarray((255 * (_DARKEST + (1 - _DARKEST) * light)).astype(np.uint8))
+    tile = _tile(image)
+    return ImageChops.multiply(tile, shade.resize(tile.size, Image.Resampling.BILINEAR).convert("RGB"))
 
 
 def _outlined(tile: Image.Image, box: Box, grid: Sequence[int], colour: tuple[int, int, int]) -> Image.Image:

@@ -9,6 +9,7 @@ import time
 import types
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -119,7 +120,7 @@ def test_line_of_an_epoch(clock, log):
     shown.epoch_done(EVALUATED)
     shown.close()
     assert log.messages == [
-        "epoch 2/10  loss 2.500  top-1 70.12 %  top-5 90.00 %  EMA top-1 71.00 %  lr 1.00e-03  1234 img/s  "
+        "epoch 2/10  training loss 2.500  top-1 70.12 %  top-5 90.00 %  EMA top-1 71.00 %  lr 1.00e-03  1234 img/s  "
         "data wait 3 %  left 04:00"
     ]
 
@@ -131,7 +132,7 @@ def test_line_of_an_epoch_without_evaluation(clock, log):
     shown.epoch_done({"epoch": 2})
     shown.close()
     assert log.messages == [
-        "epoch 1/3  loss 2.500  lr 1.00e-03  1234 img/s  data wait 3 %  left 02:00",
+        "epoch 1/3  training loss 2.500  lr 1.00e-03  1234 img/s  data wait 3 %  left 02:00",
         "epoch 3/3  left 00:00",
     ]
 
@@ -150,7 +151,7 @@ def test_now_and_then_a_line_where_there_is_no_terminal(clock, log):
         clock.now += 6
         shown.show(1, 0.5, 2.0, 1e-3, img_per_s=99.6, data_wait=0.25)
     shown.close()
-    assert log.messages == ["epoch 2/4   50%  loss 2.000  lr 1.00e-03  100 img/s  data wait 25 %  left 02:00"]
+    assert log.messages == ["epoch 2/4   50%  training loss 2.000  lr 1.00e-03  100 img/s  data wait 25 %  left 02:00"]
 
 
 def test_the_first_update_cannot_tell_the_time_left(clock, log):
@@ -158,7 +159,7 @@ def test_the_first_update_cannot_tell_the_time_left(clock, log):
     clock.now += 30
     shown.show(0, 0.0, 2.0, 1e-3)
     shown.close()
-    assert log.messages == ["epoch 1/4    0%  loss 2.000  lr 1.00e-03"]
+    assert log.messages == ["epoch 1/4    0%  training loss 2.000  lr 1.00e-03"]
 
 
 def test_the_bar_runs_over_the_whole_run(monkeypatch, log):
@@ -170,9 +171,9 @@ def test_the_bar_runs_over_the_whole_run(monkeypatch, log):
     shown.show(2, 1.0, 2.0, 1e-3, img_per_s=50.0, data_wait=0.5)
     shown.close()
     drawn = terminal.getvalue()
-    assert " 50%|" in drawn
-    assert " 75%|" in drawn
-    assert "epoch 3/4" in drawn
+    # The share is the run's, not the epoch's, and says so.
+    assert "run  50%|" in drawn
+    assert "epoch 3/4: run  75%|" in drawn
     assert "loss 2.000  lr 1.00e-03  50 img/s  data wait 50 %" in drawn
     assert log.messages == []
 
@@ -219,11 +220,30 @@ def test_curves_of_any_length(tmp_path, epochs):
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_each_part_of_the_loss_has_its_curve(tmp_path):
+def drawn_axes(rows, path, monkeypatch):
+    """The axes of the figure that is saved."""
+    kept = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (kept.extend(self.axes), save(self, *a, **k))[1])
+    assert draw_curves(rows, path)
+    return kept
+
+
+def test_each_part_of_the_loss_has_its_curve(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     rows = [row | {"train_classification": 1.0, "train_fine_grained": 2.0} for row in run_of(4)]
-    assert draw_curves(rows, path)
+    axes = drawn_axes(rows, path, monkeypatch)
     assert {BLUE, GREEN, (0x56, 0xB4, 0xE9)} <= colours(path)
+    # Why they do not add up is said.
+    assert axes[0].get_title() == "Loss  (* mean over SMMix batches only, before weighting)"
+    assert "training: fine-grained*" in axes[0].get_legend_handles_labels()[1]
+
+
+def test_the_last_learning_rate_does_not_stretch_the_axis(tmp_path, monkeypatch):
+    rates = [1e-6, 1e-3, 8e-4, 1e-4, 1e-5, 1e-11]
+    rows = [{"epoch": epoch, "lr": lr} for epoch, lr in enumerate(rates)]
+    low, high = drawn_axes(rows, tmp_path / "curves.png", monkeypatch)[2].get_ylim()
+    assert (low, high) == pytest.approx((5e-7, 2e-3))
 
 
 def test_values_that_are_not_finite_or_missing_are_passed_over(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dali_mix.errors import ConfigError
 from dali_mix.train.config.choices import decoder_settings
+from dali_mix.train.config.values import check_values
 
 
 def check(args: argparse.Namespace) -> None:
@@ -15,6 +16,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: for the first that cannot work or would have no effect.
     """
+    check_values(args)
     _check_data(args)
     _check_model(args)
     _check_pairs(args)
@@ -48,6 +50,8 @@ def _check_model(args: argparse.Namespace) -> None:
     if not (Path(args.initial_checkpoint) / "model.safetensors").is_file():  # of a checkpoint's folder
         _check_file("--initial-checkpoint", args.initial_checkpoint)
     _check_file("--pretrained-path", args.pretrained_path)
+    given = args.initial_checkpoint or args.pretrained_path
+    _needs("--use-ema", args.use_ema, "--initial-checkpoint or --pretrained-path", given)
     if args.in_chans not in (None, 3) or (args.input_size and args.input_size[0] != 3):
         raise ConfigError("the pipeline makes RGB images: --in-chans and the first of --input-size must be 3")
     if args.input_size and args.img_size:

@@ -67,6 +67,8 @@ def _count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
         return known[id(node)]
     known[id(node)] = 0
     count = 1
+    if isinstance(node, yaml.MappingNode):
+        _refuse_twice(node)
     if isinstance(node, yaml.ScalarNode):
         if len(node.value) > _MAX_CHARACTERS:
             raise ConfigError(f"a value is longer than {_MAX_CHARACTERS} characters")
@@ -77,6 +79,17 @@ def _count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
         raise ConfigError(f"it holds more than {_MAX_VALUES} values")
     known[id(node)] = count
     return count
+
+
+def _refuse_twice(node: yaml.MappingNode) -> None:
+    """Of two values YAML would take the last, without a word."""
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name = key.value.replace("-", "_")
+            if name in seen:
+                raise ConfigError(f"{name} is given twice")
+            seen.add(name)
 
 
 def to_argv(settings: Mapping[str, Any], parser: argparse.ArgumentParser, source: str) -> list[str]:

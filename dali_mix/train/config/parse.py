@@ -15,6 +15,7 @@ from dali_mix.train.config.files import read_config, to_argv
 from dali_mix.train.config.parser import Parser, build_parser
 from dali_mix.train.config.recipes import load_recipe
 from dali_mix.train.config.refused import refused_among
+from dali_mix.train.config.types import shortened
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> argparse.Namespace:
@@ -28,6 +29,9 @@ def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py
     try:
         for flag, reason in refused_among(tokens):
             raise ConfigError(f"{flag} is not supported: {reason}")
+        for token in tokens:
+            if token.endswith("=--"):  # which argparse makes an empty list of
+                raise ConfigError(f"{token[:-3]} takes a value, got --")
         args = _parse(parser, tokens)
         args = _parse(parser, [*_from_files(args, parser), *tokens])
         if args.data is not None:
@@ -36,14 +40,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py
             args.data_dir = args.data
         check(args)
     except ConfigError as error:
-        parser.exit(2, show(f"{parser.prog}: error: {error} (see --help)") + "\n")
+        parser.exit(2, show(f"{parser.prog}: error: {shortened(str(error), 1000)} (see --help)") + "\n")
     return args
 
 
 def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     try:
         args, unknown = parser.parse_known_args(argv)
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
         # From timm's ParseKwargs, the one flag type that is not ours.
@@ -52,7 +56,7 @@ def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        raise ConfigError(f"unrecognized arguments: {shortened(' '.join(unknown), 200)}{hint}")
     return args
 
 

@@ -8,7 +8,9 @@ from typing import NoReturn
 
 from dali_mix import __version__
 from dali_mix.errors import ConfigError
+from dali_mix.terminal import HelpFormatter
 from dali_mix.train.config import model_flags, training_flags
+from dali_mix.train.config.types import shortened
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """What argparse calls for a flag that cannot work."""
-        raise ConfigError(message)
+        raise ConfigError(shortened(message, 1000))
 
 
 def build_parser(prog: str = "train_imagenet.py") -> Parser:
@@ -24,14 +26,22 @@ def build_parser(prog: str = "train_imagenet.py") -> Parser:
     parser = Parser(
         prog=prog,
         description="Train an image classifier: DALI decodes, augments and mixes; SMMix mixes by attention.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--version", action="version", version=f"dali_mix {__version__}", help="show the version and exit")
-    add("-c", "--config", type=Path, metavar="FILE", help="YAML file of flags; the command line overrides it")
-    add("--recipe", metavar="NAME", help="flags of a published recipe; --config and the command line override them")
-    add("--demo", action="store_true", help="make a small data set, train a small ViT on it with SMMix, evaluate")
+    add("--version", action="version", version=f"dali_mix {__version__}", help="Show the version and exit.")
+    add("-c", "--config", type=Path, metavar="FILE", help="YAML file of flags; the command line overrides it.")
+    add(
+        "--recipe",
+        metavar="NAME",
+        help="Published recipe to follow; --config and the command line override it.",
+    )
+    add(
+        "--demo",
+        action="store_true",
+        help="Make a small data set, and train a small ViT on it with SMMix.",
+    )
     model_flags.add_data(parser.add_argument_group("data"))
     model_flags.add_model(parser.add_argument_group("model"))
     model_flags.add_device(parser.add_argument_group("device and precision"))

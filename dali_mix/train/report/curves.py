@@ -26,12 +26,14 @@ class _Look(NamedTuple):
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito).
 _LOSSES = {
-    "train_loss": _Look("training", "#0072B2"),
+    "train_loss": _Look("training, all batches", "#0072B2"),
     "train_classification": _Look("training: classification", "#56B4E9", "--"),
-    "train_fine_grained": _Look("training: fine-grained", "#009E73", "--"),
-    "train_consistency": _Look("training: consistency", "#CC79A7", "--"),
+    "train_fine_grained": _Look("training: fine-grained*", "#009E73", "--"),
+    "train_consistency": _Look("training: consistency*", "#CC79A7", "--"),
     "eval_loss": _Look("validation", "#D55E00"),
 }
+_ONLY_SMMIX = {"train_fine_grained", "train_consistency"}
+"""Without saying so, the parts would seem not to add up."""
 _ACCURACIES = {
     "eval_top1": _Look("model", "#D55E00"),
     "eval_ema_top1": _Look("EMA of the weights", "#0072B2"),
@@ -73,7 +75,8 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
-    _draw_panel(loss_axes, losses, _LOSSES, "Loss", "loss (mean over the epoch)")
+    title = "Loss  (* mean over SMMix batches only, before weighting)" if _ONLY_SMMIX & losses.keys() else "Loss"
+    _draw_panel(loss_axes, losses, _LOSSES, title, "loss (mean over the epoch)")
     _draw_panel(accuracy_axes, accuracies, _ACCURACIES, "Validation accuracy", "top-1 (%)")
     _draw_panel(rate_axes, rate, _RATE, "Learning rate", "learning rate")
     _mark_best(accuracy_axes, accuracies)
@@ -146,11 +149,14 @@ def _mark_best(axes: Axes, accuracies: Mapping[str, _Points]) -> None:
 
 def _scale_rate(axes: Axes, rate: Mapping[str, _Points]) -> None:
     """A logarithmic axis where a linear one would show most of the schedule as zero."""
-    positive = [value for points in rate.values() for _, value in points.finite if value > 0]
+    values = [value for points in rate.values() for _, value in points.finite]
+    # A schedule's last value is nearly zero; of a log scale it would take most.
+    positive = [value for value in values[:-1] or values if value > 0]
     if positive and max(positive) > _LOG_FROM_RATIO * min(positive):
         axes.set_yscale("log", nonpositive="mask")
         axes.set_ylabel("learning rate (log scale)")
+        axes.set_ylim(min(positive) / 2, 2 * max(values))
     elif positive:
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
         # From zero: a rate that hardly changes should look like one.
-        axes.set_ylim(bottom=0, top=1.05 * max(positive))
+        axes.set_ylim(bottom=0, top=1.05 * max(values))

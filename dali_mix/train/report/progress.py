@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 20.0
 
 # Without tqdm's own img/s: the caller's, in the postfix, leaves out evaluation.
-_BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} img [{elapsed}<{remaining}{postfix}]"
+_BAR_FORMAT = "{desc}run {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} img [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:
@@ -61,7 +61,7 @@ class Progress:
         img_per_s: float | None = None,
         data_wait: float | None = None,
     ) -> None:
-        """Write the newest loss beside the bar, or now and then on a line of its own.
+        """Write the newest loss beside the bar, whose share is the run's, or now and then on a line of its own.
 
         Args:
             epoch: counted from 0.
@@ -73,7 +73,7 @@ class Progress:
         if not self._shown:
             return
         name = f"epoch {epoch + 1}/{self._epochs}"
-        parts = [f"loss {loss:.3f}", f"lr {lr:.2e}", *_speed(img_per_s, data_wait)]
+        parts = [f"training loss {loss:.3f}", f"lr {lr:.2e}", *_speed(img_per_s, data_wait)]
         if self._bar.disable and time.perf_counter() > self._last_line + _SECONDS_BETWEEN_LINES:
             self._last_line = time.perf_counter()
             _log.info("  ".join([name, f"{share:4.0%}", *parts, *self._left(epoch + share)]))
@@ -91,7 +91,7 @@ class Progress:
         done = int(row["epoch"]) + 1
         parts = [f"epoch {done}/{self._epochs}"]
         for column, form in (
-            ("train_loss", "loss {:.3f}"),
+            ("train_loss", "training loss {:.3f}"),
             ("eval_top1", "top-1 {:.2f} %"),
             ("eval_top5", "top-5 {:.2f} %"),
             ("eval_ema_top1", "EMA top-1 {:.2f} %"),

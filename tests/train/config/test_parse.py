@@ -1,5 +1,8 @@
+import re
+
 import pytest
 
+from dali_mix.terminal import HelpFormatter
 from dali_mix.train.config import build_parser, parse_args
 from dali_mix.train.config.choices import mixing_choices
 
@@ -50,12 +53,30 @@ def test_demo_sets_defaults_that_flags_override():
         ("--data-dir x --initial-checkpoint nowhere.pt", "is not a file"),
         ("--data-dir x --scale 0.5 0.1", "MIN <= MAX"),
         ("--data-dir x --ratio 0 1", "--ratio"),
-        ("--data-dir x -b 0", "'0' is not an integer >= 1"),
+        ("--data-dir x -b 0", "'0' is not an integer from 1 to "),
         ("--data-dir x --smoothing 2", r"'2' is not a number in [0, 1]"),
         ("--data-dir x --lr nan", "'nan' is not a number >= 0"),
-        ("--data-dir x --img-size 22.4", "'22.4' is not an integer >= 1"),
+        ("--data-dir x --img-size 22.4", "'22.4' is not an integer from 1 to 8192"),
         ("--data-dir x --epoch 3", "unrecognized arguments: --epoch; did you mean --epochs?"),
         ("x --data-dir y", "given twice"),
+        ("--data-dir x --seed 4294967296", "'4294967296' is not an integer from 0 to 4294967295"),
+        ("--data-dir x --seed -1", "'-1' is not an integer from 0 to 4294967295"),
+        ("--data-dir x --seed=--", "--seed takes a value, got --"),
+        ("--data-dir x -b 1000000000000", "'1000000000000' is not an integer from 1 to 1048576"),
+        ("--data-dir x -j 1000000", "is not an integer from 1 to 1024"),
+        ("--data-dir x --img-size 1000000", "is not an integer from 1 to 8192"),
+        ("--data-dir x --epochs 1000000000000000000", "is not an integer from 1 to 1000000"),
+        ("--data-dir x --checkpoint-hist 0", "'0' is not an integer from 1 to "),
+        ("--data-dir x --lr 1e400", "'1e400' is not a number >= 0"),
+        ("--data-dir x --experiment ../y", "--experiment names a folder below --output"),
+        ("--data-dir x --experiment /y", "--experiment names a folder below --output"),
+        ("--data-dir x --experiment .", "--experiment names a folder below --output"),
+        ("--data-dir x --experiment " + 300 * "y", "--experiment is too long for a path"),
+        ("--data-dir x --class-map " + 5000 * "y", "--class-map is too long for a path"),
+        ("--data-dir x --experiment y\x1b[2J", r"--experiment holds a control character: 'y\x1b[2J'"),
+        ("--data-dir x --dataset torch/imagenet", "only image folders are: leave the flag out and give --data-dir"),
+        ("--data-dir x --opt-kwargs lr", "take NAME=VALUE pairs"),
+        ("--data-dir x --lr " + 5000 * "1x", "1x...' is not a number >= 0"),
         ("--data-dir x --kd-model-name y", "--kd-model-name is not supported: this trainer does not distil"),
         ("--data-dir x --aug-splits=3", "--aug-splits is not supported: a batch holds one view"),
         ("--data-dir x --recovery-interval 5", "--recovery-interval is not supported: use --checkpoint-steps"),
@@ -85,7 +106,7 @@ def test_demo_sets_defaults_that_flags_override():
         ("--data-dir x --exclude-list nowhere.txt", "--exclude-list nowhere.txt is not a file"),
         ("--data-dir x --eval-only --pretrained --bench-steps 3", "leave out --eval-only"),
         ("--data-dir x --hw-decoder-load 2", "'2' is not a number in [0, 1]"),
-        ("--data-dir x --host-memory-padding -1", "'-1' is not an integer >= 0"),
+        ("--data-dir x --host-memory-padding -1", "'-1' is not an integer from 0 to "),
         ("--data-dir x --preallocate-width-hint 70000", "must be an integer in [0, 65535], got 70000"),
         ("--data-dir x --device cpu --hw-decoder-load 0", "--hw-decoder-load has no effect with --device cpu"),
         (
@@ -103,5 +124,15 @@ def test_one_line_and_code_2(capsys, flags, message):
     assert error.count("\n") == 1
 
 
-def test_every_flag_has_help():
-    assert [action.dest for action in build_parser()._actions if not action.help] == []
+def test_every_help_is_a_sentence_that_stands_alone():
+    actions = build_parser()._actions
+    assert [action.dest for action in actions if not action.help] == []
+    formatter = HelpFormatter("x")
+    texts = [formatter._expand_help(action) for action in actions if action.dest != "help"]
+    assert [text for text in texts if not (re.match("[A-Z]", text) and text.endswith("."))] == []
+    assert [text for text in texts if "default: None" in text or "(default" in text] == []
+    helps = dict(zip([action.dest for action in actions if action.dest != "help"], texts, strict=True))
+    assert helps["batch_size"].endswith(" Default: 128.")
+    assert helps["ratio"].endswith(" Default: 0.75 1.333.")
+    assert helps["channels_last"].endswith(" Default: on.")
+    assert "Default:" not in helps["num_classes"] + helps["amp"]

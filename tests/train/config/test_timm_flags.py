@@ -20,7 +20,8 @@ OTHER_DEFAULT = {
     "--output": "runs go into a folder of their own",
 }
 OURS = {
-    "--version", "--recipe", "--demo", "--pipeline", "--exclude-list", "--dali-device", "--dali-prefetch", "--deterministic",
+    "--version", "--recipe", "--demo", "--pipeline", "--exclude-list", "--dali-device", "--dali-prefetch",
+    "--deterministic", "--use-ema",
     "--smmix", "--smmix-prob", "--smmix-min-side", "--smmix-max-side", "--smmix-loss-weights", "--eval-only",
     "--bench-steps", "--checkpoint-steps", "--auto-resume", "--resume-relaxed", "--nonfinite-limit", "--on-bad-image",
     "--max-bad-fraction", "--hw-decoder-load", "--preallocate-width-hint", "--preallocate-height-hint",
@@ -41,9 +42,9 @@ def kind_of(action):
         return "pairs"
     if action.nargs == 0:
         return "switch"
-    if action.type in (int, flag_types.positive_int, flag_types.non_negative_int):
+    if action.type is int or isinstance(action.type, flag_types.Integer):
         return "int"
-    return "str" if action.type in (None, str, Path) else "float"
+    return "str" if action.type in (None, str, Path, flag_types.dataset) else "float"
 
 
 def plain(value):
