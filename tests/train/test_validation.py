@@ -1,7 +1,7 @@
 """Validation counts every image once, on any number of ranks and with any remainder."""
 
 import json
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 import pytest
@@ -12,10 +12,14 @@ from safetensors.torch import save_file
 from timm.task import ClassificationEvaluator
 
 from dali_mix import Batch
+from dali_mix.data import scan_image_folder
+from dali_mix.train.config.parse import parse_args
+from dali_mix.train.datasets import Data, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.evaluate import evaluate
 from tests.ranks import run_ranks
 from tests.train.conftest import TINY
+from train_imagenet import PIPELINES
 
 IMAGES, CLASSES, BATCH = 1003, 10, 64
 ALONE = World(0, 1, torch.device("cpu"))
@@ -154,3 +158,25 @@ def test_nothing_to_count_is_no_number():
     assert result["images"] == 0
     assert all(np.isnan(result[name]) for name in ("loss", "top1", "top5"))
     assert model.training
+
+
+def test_a_batch_is_not_larger_than_the_images_of_a_rank(image_folder):
+    """DALI would take memory for a million images, and decode the last one a million times."""
+    folder = scan_image_folder(image_folder / "val")
+    flags = ["--data-dir", str(image_folder), "--img-size", "16", "--device", "cpu", "-j", "1"]
+    args = parse_args([*flags, "--validation-batch-size", "1000000"])
+    config = {
+        "input_size": (3, 16, 16),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0, 0, 0),
+        "std": (1, 1, 1),
+    }
+    data = Data(None, folder, len(folder.classes), ())
+    for size, expected in ((1, 30), (4, 8), (40, 1)):
+        world = World(size - 1, size, torch.device("cpu"))
+        loader = Loaders(args, data, config, world, PIPELINES).validation()
+        with closing(loader):
+            assert loader.batch_size == expected
+    with Loaders(args, data, config, ALONE, PIPELINES).validation() as loader:
+        assert [len(batch.labels) for batch in loader] == [30]
