@@ -22,6 +22,7 @@ import dali_mix.models  # noqa: F401  registers them with timm
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
 from dali_mix.smmix.losses import soft_cross_entropy
+from dali_mix.train.batch_norm import check_batch_norm
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
 from dali_mix.train.optimization import Precision, create_ema, create_optimizer, create_scheduler
@@ -46,7 +47,9 @@ def create_model(args: argparse.Namespace, num_classes: int, world: World) -> tu
             raise ConfigError("--sync-bn works on GPUs only; leave it out, --dist-bn reduce averages the statistics")
         model = convert_sync_batchnorm(model)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    return model.to(world.device).to(memory_format=layout), config
+    model = model.to(world.device).to(memory_format=layout)
+    check_batch_norm(args, model, config)
+    return model, config
 
 
 def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:

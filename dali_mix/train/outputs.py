@@ -125,6 +125,17 @@ class RunFolder:
     def _best(self) -> dict[str, float] | None:
         return self.summary.best(self._best_column())
 
+    def _unkept(self, best: dict[str, float]) -> list[tuple[str, str]]:
+        """A row that says so where the model itself was better than the average, which ``model_best`` holds."""
+        metric, column = self._args.eval_metric, f"eval_{self._args.eval_metric}"
+        own, average = self.summary.best(column), best[self._best_column()]
+        if own is None or self._best_column() == column:
+            return []
+        if not (own[column] < average if metric == "loss" else own[column] > average):
+            return []
+        value = f"{_formatted(metric, own[column])} in epoch {int(own['epoch']) + 1}"
+        return [("", f"the model itself had {value}: with --model-ema, model_best holds the average")]
+
     def _final_rows(self, model: nn.Module) -> list[tuple[str, str]]:
         rows, metric = self.summary.rows, self._args.eval_metric
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -141,10 +152,11 @@ class RunFolder:
             average = "EMA " if "ema" in self._best_column() else ""
             file = ", model_best.safetensors" if (self.path / "model_best.safetensors").exists() else ""
             lines.append((f"best {average}{_LABELS[metric]}", value + file))
+            lines += self._unkept(best)
         lines += [
             ("time", f"{sum(row['seconds'] for row in rows):.0f} s"),
             ("weights", " and ".join(str(path) for path in self._weights())),
-            ("per epoch", f"{self.path / 'summary.csv'}, curves.png"),
+            ("per epoch", f"{self.path / 'summary.csv'}, which counts epochs from 0, and curves.png"),
         ]
         bad_files = self.path / BAD_FILES
         if bad_files.exists():
@@ -155,11 +167,11 @@ class RunFolder:
         return lines
 
 
-_LABELS = {"loss": "loss", "top1": "top-1", "top5": "top-5"}
+_LABELS = {"loss": "validation loss", "top1": "top-1", "top5": "top-5"}
 
 
 def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
-    """Loss, top-1 and top-5 for :func:`table`."""
+    """Of the validation images, loss, top-1 and top-5 for :func:`table`."""
     return [(_LABELS[name], _formatted(name, metrics[name])) for name in ("loss", "top1", "top5")]
 
 
