@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
+from PIL import Image
 
 from dali_mix import fn as mix
 from dali_mix.data import (
@@ -33,12 +35,15 @@ from dali_mix.data import (
     scan_image_folder,
     select_backend,
 )
+from dali_mix.errors import ConfigError
 
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 """Of the training images, as clovaai's code has them."""
 
 _DALIS_OWN = DecoderSettings()
+_LOOKED_AT = 16
+"""Files whose headers are read before anything is made; the graph itself refuses the others."""
 
 
 def cifar_train(
@@ -72,8 +77,12 @@ def cifar_train(
 
     Returns:
         A pipeline, not yet built, with the same outputs as ``imagenet_train``.
+
+    Raises:
+        ConfigError: if the files' images are of another size.
     """
     folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    _check_size(folder, img_size)
     backend = select_backend(device, device_id)
     return _train_graph(
         partial(read_images, folder, training=True, shard_id=shard_id, num_shards=num_shards, shuffle_seed=branch_seed),
@@ -101,6 +110,7 @@ def cifar_val(
     data: ImageFolder | str | Path,
     *,
     batch_size: int,
+    img_size: int | None = None,
     mean: Sequence[float] = MEAN,
     std: Sequence[float] = STD,
     half: bool = False,
@@ -113,13 +123,21 @@ def cifar_val(
 ) -> Pipeline:
     """The validation pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="partial"``.
 
-    Args: see ``pipelines.imagenet``.
+    Args:
+        img_size: side of the images in the files in pixels; None takes any size that they share.
+        others: see ``pipelines.imagenet``.
+
+    Raises:
+        ConfigError: if the files' images are of another size.
     """
     folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    if img_size is not None:
+        _check_size(folder, img_size)
     backend = select_backend(device, device_id)
     return _val_graph(
         partial(read_images, folder, training=False, shard_id=shard_id, num_shards=num_shards),
         decoding={"decoder": backend.decoder, "decoder_settings": decoder_settings},
+        img_size=img_size,
         num_classes=len(folder.classes),
         leaving={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,
@@ -133,17 +151,42 @@ def cifar_val(
 @pipeline_def
 def _train_graph(source, decoding, img_size, padding, mixing, leaving):
     jpegs, labels = source()
-    images = _padded_crop(decode_images(jpegs, **decoding), img_size, padding)
+    images = _padded_crop(decode_images(images_must_have_img_size(jpegs, img_size), **decoding), img_size, padding)
     leaving = {"mirror": fn.random.coin_flip(name="hflip"), "normalization": normalization(**leaving)}
     return batch_outputs(mix.random_mix(images, labels, **mixing, image_size=img_size, **leaving))
 
 
 @pipeline_def
-def _val_graph(source, decoding, num_classes, leaving):
+def _val_graph(source, decoding, img_size, num_classes, leaving):
     jpegs, labels = source()
-    images = decode_images(jpegs, **decoding)
+    images = decode_images(jpegs if img_size is None else images_must_have_img_size(jpegs, img_size), **decoding)
     mixing = {"num_classes": num_classes, "choices": {}}
     return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**leaving)))
+
+
+def _check_size(folder: ImageFolder, img_size: int) -> None:
+    """Refuse files of another size, which would be padded or cut, before anything is made of them."""
+    for index in np.unique(np.linspace(0, len(folder.files) - 1, _LOOKED_AT).astype(int)):
+        path = folder.root / folder.files[index]
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # a bad file is replaced while the pipeline runs
+        if (width, height) != (img_size, img_size):
+            hint = f"--img-size {width} (img_size={width})" if width == height else "square images of one size"
+            raise ConfigError(
+                f"{str(path)!r} has {width} x {height} pixels, but images of {img_size} x {img_size} are wanted, and this "
+                f"pipeline does not resize them: give {hint}, or --pipeline imagenet"
+            )
+
+
+def images_must_have_img_size(jpegs: DataNode, img_size: int) -> DataNode:
+    """The same bytes; stops the pipeline at an image of another size: a graph has no assertion, but an illegal shape."""
+    shape = fn.peek_image_shape(jpegs, adjust_orientation=False, dtype=types.INT32, name="peeked_size")
+    # -1 stands for the length as it is; a rest of another length than 0 is an error.
+    fits = (shape[0:1] == img_size) & (shape[1] == img_size)
+    return fn.reshape(jpegs, shape=-fn.cast(fits, dtype=types.INT32), name="one_image_size")
 
 
 def _padded_crop(images: DataNode, img_size: int, padding: int) -> DataNode:

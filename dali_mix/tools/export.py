@@ -44,7 +44,7 @@ def export(run: Path, out: Path, ema: bool = False) -> Path:
     if settings.bn_eps is not None and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         # It is neither in the weights nor in timm's config: the exported model would answer differently.
         raise ConfigError(f"{run} was trained with --bn-eps {settings.bn_eps:g}, which timm's config cannot hold")
-    load_weights(model, weights)
+    load_weights(model, weights, whole=True)
     classes = run / "classes.txt"
     names = classes.read_text("utf-8").rstrip("\n").split("\n") if classes.is_file() else None
     export_to_hub_folder(model, out, model_name=settings.model, classes=names, config=config)

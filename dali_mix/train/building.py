@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
 from dali_mix.smmix.losses import soft_cross_entropy
 from dali_mix.train.batch_norm import check_batch_norm
+from dali_mix.train.class_names import check_class_names
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
 from dali_mix.train.optimization import Precision, create_ema, create_optimizer, create_scheduler
 from dali_mix.train.step import TrainStep
 from dali_mix.train.updater import Updater
-from dali_mix.train.weights import load_weights
+from dali_mix.train.weights import load_weights, read_weights
+
+_log = logging.getLogger(__name__)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,16 +74,16 @@ def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:
     }
     kwargs = {key: value for key, value in named.items() if value is not None}
     kwargs |= dict(args.model_kwargs, num_classes=num_classes)
-    if args.pretrained or args.pretrained_path:
-        kwargs["pretrained"] = True
-    if args.pretrained_path:
-        kwargs["pretrained_cfg_overlay"] = {"file": args.pretrained_path, "num_classes": -1}  # -1: a new head
+    kwargs |= _pretrained(args, num_classes)
     size = args.img_size or (args.input_size[1:] if args.input_size else None)
     # A model that is made for one size, as transformers are, takes it; others have no such option.
     attempts = [kwargs] if size is None else [dict(kwargs, img_size=size), kwargs]
     for attempt in attempts:
         try:
-            return timm.create_model(name, **attempt)
+            model = timm.create_model(name, **attempt)
+            if (getattr(model, "pretrained_cfg", None) or {}).get("state_dict"):
+                model.pretrained_cfg["state_dict"] = None  # they are loaded; copies of the model need no copy of them
+            return model
         except TypeError as error:
             if "img_size" not in str(error):
                 raise ConfigError(f"--model {name} refuses its options: {error}; see --model-kwargs") from error
@@ -91,6 +95,34 @@ def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:
     raise ConfigError(f"--model {name} refuses --model-kwargs img_size; use --img-size")
 
 
+def _pretrained(args: argparse.Namespace, num_classes: int) -> dict[str, Any]:
+    """The options with which timm loads weights into the model that it makes.
+
+    timm drops a classifier for another number of classes, which is right for fine-tuning only.
+    """
+    if args.pretrained_path and not args.eval_only:
+        # -1: a new head.  Read here, as timm would trust what the file says of its size; it alone reads NumPy's files.
+        path = Path(args.pretrained_path)
+        ours = path.suffix not in (".npz", ".npy")
+        source: dict[str, Any] = {"state_dict": read_weights(path, use_ema=args.use_ema)} if ours else {"file": path}
+        if ours:
+            source |= {"custom_load": False, "source": ""}
+        return {"pretrained": True, "pretrained_cfg_overlay": source | {"num_classes": -1}}
+    if not args.pretrained or args.pretrained_path:
+        return {}
+    if args.eval_only and args.initial_checkpoint:
+        return {}  # they would be overwritten
+    known = timm.get_pretrained_cfg(args.model)
+    if known is not None and known.num_classes != num_classes:
+        has = f"the pretrained weights of {args.model} are for {known.num_classes} classes, the data have {num_classes}"
+        if args.eval_only:
+            raise ConfigError(
+                f"--eval-only: {has}; give data whose classes are theirs, or weights with --initial-checkpoint"
+            )
+        _log.info("%s: their classifier is left out", has)
+    return {"pretrained": True}
+
+
 def _data_config(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
     settings = dict(vars(args), interpolation=args.interpolation or None)
     try:
@@ -99,6 +131,15 @@ def _data_config(args: argparse.Namespace, model: nn.Module) -> dict[str, Any]:
         raise ConfigError(f"--model {args.model}: {error}") from error
     if config["interpolation"] == "random":
         config["interpolation"] = "bicubic"
+    if config["input_size"][0] != 3:
+        raise ConfigError(f"--model {args.model} wants {config['input_size'][0]} channels; images are RGB")
+    own = getattr(model, "pretrained_cfg", None) or {}
+    tested = own.get("test_input_size")
+    if args.eval_only and tested and tuple(tested) != tuple(config["input_size"]) and not args.img_size:
+        size, share = tested[1], own.get("test_crop_pct") or config["crop_pct"]
+        _log.info(
+            "timm's validate.py evaluates %s at %d pixels: --img-size %d --crop-pct %g", args.model, size, size, share
+        )
     return config
 
 
@@ -171,10 +212,21 @@ def create_stage(args: argparse.Namespace, model: nn.Module, config: dict[str, A
     return stage
 
 
-def load_initial(args: argparse.Namespace, model: nn.Module, stage: SMMix | None) -> None:
-    """Load ``--initial-checkpoint``; the token head of the SMMix authors' files goes to the stage."""
-    if args.initial_checkpoint:
-        load_weights(model, Path(args.initial_checkpoint), stage)
+def load_initial(args: argparse.Namespace, model: nn.Module, stage: SMMix | None, classes: Sequence[str]) -> None:
+    """Load ``--initial-checkpoint``; the token head of the SMMix authors' files goes to the stage.
+
+    With ``--eval-only`` the classifier must be the data's, in their number and order, and ``--pretrained-path`` is no
+    different: there is nothing to fine-tune.
+
+    Raises:
+        ConfigError: if the weights cannot be read, or do not fit.
+    """
+    source = args.initial_checkpoint or (args.pretrained_path if args.eval_only else "")
+    for each in {args.pretrained_path, args.initial_checkpoint} - {"", None}:
+        # A class map is the user's own word on the order, so a difference is then only told.
+        check_class_names(Path(each), classes, refuse=args.eval_only and each == source and not args.class_map)
+    if source:
+        load_weights(model, Path(source), stage, use_ema=args.use_ema, whole=args.eval_only)
 
 
 def compile_modules(args: argparse.Namespace, step: TrainStep, device: torch.device) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
-import pickle
 import re
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,9 @@ from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
+from dali_mix.train.checkpoint.store import verify, verify_member
 from dali_mix.train.files import replace_file
+from dali_mix.train.untrusted import UntrustedError, load_data
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +110,9 @@ def require_new_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} is in use; give a new folder")
 
 
-def load_weights(model: nn.Module, path: Path, stage: SMMix | None = None, *, use_ema: bool = False) -> None:
+def load_weights(
+    model: nn.Module, path: Path, stage: SMMix | None = None, *, use_ema: bool = False, whole: bool = False
+) -> None:
     """Load weights into a model, whoever wrote them.
 
     Args:
@@ -121,15 +122,16 @@ def load_weights(model: nn.Module, path: Path, stage: SMMix | None = None, *, us
         stage: gets the ``token_head`` of the SMMix authors' files and of this trainer's checkpoints; without
             one it is left out.
         use_ema: the moving average of the weights, which must be there, instead of the weights.
+        whole: the classifier too, as what is evaluated or exported is nothing without it.
 
     Raises:
         ConfigError: if the file cannot be read or does not fit the model, which then is as it was.
 
-    A classifier for another number of classes is left out, and said: the model keeps its new one.
+    Unless ``whole``, a classifier for another number of classes is left out, and said: the model keeps its new one.
     """
     model = unwrap_model(model)
-    state, token_head = _split_token_head(_read(path, use_ema))
-    state = _without_other_classifier(model, _converted(model, state, path), path)
+    state, token_head = _split_token_head(read_weights(path, use_ema=use_ema))
+    state = _without_other_classifier(model, _converted(model, state, path), path, whole)
     missing, unexpected, shapes = _misfits(model.state_dict(), state)
     if not (missing or unexpected):
         shapes = _load(model, state, shapes)
@@ -141,55 +143,67 @@ def load_weights(model: nn.Module, path: Path, stage: SMMix | None = None, *, us
         _load_token_head(stage, token_head, path)
 
 
-def _read(path: Path, use_ema: bool) -> dict[str, Tensor]:
-    """All tensors of a file by their plain names, those of a token head under "token_head."."""
+def read_weights(path: Path, *, use_ema: bool = False) -> dict[str, Tensor]:
+    """All tensors of a file by their plain names, those of a token head under "token_head."; says which they are.
+
+    Args:
+        path, use_ema: as :func:`load_weights` takes them.
+
+    Raises:
+        ConfigError: if the file cannot be read, or a checkpoint is not what was written.
+    """
     content = _content(path)
     state: Any = content
     if isinstance(content, Mapping):
         keys = _AVERAGE_KEYS if use_ema else _PLAIN_KEYS + _AVERAGE_KEYS
-        key = next((key for key in keys if isinstance(content.get(key), Mapping)), None)
+        held = [key for key in _PLAIN_KEYS + _AVERAGE_KEYS if isinstance(content.get(key), Mapping)]
+        key = next((key for key in keys if key in held), None)
         if use_ema and key is None:
-            raise ConfigError(f"{path} holds no moving average of the weights")
+            raise ConfigError(f"{path} holds no moving average of the weights; leave out --use-ema")
         state = content if key is None else content[key]
+        _tell_average(path, key, held)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()) or not state:
         raise ConfigError(f"{path} cannot be read as weights: it holds no mapping of names to tensors")
+    if not all(isinstance(name, str) for name in state):
+        raise ConfigError(f"{path} cannot be read as weights: the names of its tensors are no text")
     state = clean_state_dict(dict(state))  # "module." and "_orig_mod." of wrapped models
     if use_ema and any(name.startswith(_TOKEN_HEAD) for name in state):
         _log.warning("%s: if the SMMix authors' code wrote it, its moving average holds the initial weights", path)
-    if isinstance(content, Mapping) and isinstance(content.get("token_head"), Mapping):
-        state |= {_TOKEN_HEAD + name: value for name, value in content["token_head"].items()}
+    head = content.get("token_head") if isinstance(content, Mapping) else None
+    if isinstance(head, Mapping) and all(isinstance(value, Tensor) for value in head.values()):
+        state |= {f"{_TOKEN_HEAD}{name}": value for name, value in head.items()}
     return state
+
+
+def _tell_average(path: Path, key: str | None, held: list[str]) -> None:
+    """timm's trainer takes the average where there is one, so it is said which of the two it was."""
+    if key in _AVERAGE_KEYS:
+        _log.info("%s: the moving average of its weights (%s) is loaded", path, key)
+    elif any(other in _AVERAGE_KEYS for other in held):
+        _log.info("%s: its weights (%s) are loaded, not their moving average, which --use-ema takes", path, key)
 
 
 def _content(path: Path) -> Any:
     """What is in a file, as data only."""
     if path.is_dir():  # a checkpoint of this trainer
-        shared = _content(path / "state.pt")
+        names = verify(path)
+        shared = _file_content(path / "state.pt")
         head = shared.get("token_head") if isinstance(shared, Mapping) else None
-        return {"state_dict": _content(path / "model.safetensors"), "token_head": head}
+        content = {"state_dict": _file_content(path / "model.safetensors"), "token_head": head}
+        if "model_ema.safetensors" in names:
+            content["state_dict_ema"] = _file_content(path / "model_ema.safetensors")
+        return content
+    verify_member(path)
+    return _file_content(path)
+
+
+def _file_content(path: Path) -> Any:
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        # timm's, DeiT's and the SMMix authors' trainers put their flags in; timm allows the same (``_torch_load``).
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle's age; either it loads, or the error is what counts
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConfigError(
-            f"{path} cannot be read as weights: it is damaged, or holds more than data{_foreign_names(path)}; save its "
-            f"state_dict alone"
-        ) from error
+        return safetensors.torch.load_file(path) if path.suffix == ".safetensors" else load_data(path)
+    except UntrustedError as error:
+        raise ConfigError(f"{path} cannot be read as weights: it {error}") from error
     except Exception as error:
         raise ConfigError(f"{path} cannot be read as weights: {_first_line(error)}") from error
-
-
-def _foreign_names(path: Path) -> str:
-    """What a pickle would import, which is only read here and never done; empty if that cannot be told."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except Exception:  # it is damaged, or in the format of torch before 1.6
-        return ""
-    return f" ({', '.join(sorted(names)[:3])})" if names else ""
 
 
 def _split_token_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -212,7 +226,7 @@ def _converted(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[s
         raise ConfigError(f"{path} does not fit the model: {_first_line(error)}") from error
 
 
-def _without_other_classifier(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+def _without_other_classifier(model: nn.Module, state: dict[str, Tensor], path: Path, whole: bool) -> dict[str, Tensor]:
     config = getattr(model, "default_cfg", None) or {}
     names = config.get("classifier", "head")
     prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
@@ -223,8 +237,16 @@ def _without_other_classifier(model: nn.Module, state: dict[str, Tensor], path: 
         for name, value in state.items()
         if name.startswith(prefixes) and (value.shape[:1] != own[name].shape[:1] if name in own else headless)
     ]
+    if whole and not any(name.startswith(prefixes) for name in state) and not headless:
+        raise ConfigError(f"{path} has no classifier; give weights that were trained for these classes")
     if not other:
         return state
+    own_classes = getattr(model, "num_classes", 0)
+    if whole:
+        raise ConfigError(
+            f"{path} has a classifier for {len(state[other[0]])} classes, the model {own_classes}; "
+            "give its classes.txt with --class-map, or weights for these classes"
+        )
     _log.info("%s: its classifier is for %d classes and is left out", path, len(state[other[0]]))
     kept = {name: value for name, value in state.items() if name not in other}
     return kept | {name: own[name] for name in other if name in own}

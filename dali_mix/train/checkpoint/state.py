@@ -8,10 +8,8 @@ The ``.pt`` files hold tensors and plain types only, and are read as such.
 from __future__ import annotations
 
 import io
-import logging
-import pickle
 import random
-import warnings
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -22,15 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dali_mix.train.checkpoint.optimizer import load_optimizer
+from dali_mix.train.checkpoint.schema import SchemaError, check_facts, check_own, check_shared
 from dali_mix.train.checkpoint.store import CheckpointError, verify
 from dali_mix.train.loop import Trainer
-from dali_mix.train.optimization import KERNELS
+from dali_mix.train.untrusted import UntrustedError, load_data
 from dali_mix.train.weights import weights_bytes
 
-_log = logging.getLogger(__name__)
-
 _WEIGHTS, _AVERAGE, _SHARED, _FACTS = "model.safetensors", "model_ema.safetensors", "state.pt", "run.pt"
-_FACT_NAMES = {"fingerprint", "computed_by", "launcher", "position", "batches", "rows", "first_epoch"}
 
 
 def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[[], bytes | memoryview]]:
@@ -61,20 +58,21 @@ def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[
 
 
 def check(path: Path) -> None:
-    """Check that a checkpoint is whole and holds nothing but data.
+    """Check that a checkpoint is whole, and that its files hold what they should.
 
     Raises:
         CheckpointError: naming what is wrong.
     """
     names = verify(path)
-    missing = {_WEIGHTS, _SHARED, _FACTS, rank_file(0)} - set(names)
-    if missing:
+    facts = read_facts(path)
+    wanted = {_WEIGHTS, _SHARED, _FACTS, *map(rank_file, range(facts["fingerprint"]["ranks"]))}
+    if missing := wanted - set(names):
         raise CheckpointError(f"{path} is damaged: it has no {' and no '.join(sorted(missing))}")
-    read_facts(path)
+    read_shared(path)
     for name in names:
-        if name.endswith(".pt"):
-            _read(path / name)
-        else:
+        if match := _RANK_FILE.fullmatch(name):
+            read_rank(path, int(match[1]), facts)
+        elif name.endswith(".safetensors"):
             _read_names(path / name)
 
 
@@ -82,35 +80,41 @@ def read_facts(path: Path) -> dict[str, Any]:
     """``run.pt`` of a checkpoint.
 
     Raises:
-        CheckpointError: if it cannot be read as data, or lacks an entry.
+        CheckpointError: if it cannot be read as data, or a field is not what it should be.
     """
-    facts = _read(path / _FACTS)
-    if missing := _FACT_NAMES - facts.keys():
-        raise CheckpointError(f"{path} is damaged: {_FACTS} has no {' and no '.join(sorted(missing))}")
-    return facts
+    return _read(path / _FACTS, check_facts)
 
 
 def read_shared(path: Path) -> dict[str, Any]:
     """``state.pt`` of a checkpoint.
 
     Raises:
-        CheckpointError: if it cannot be read as data.
+        CheckpointError: as :func:`read_facts`.
     """
-    return _read(path / _SHARED)
+    return _read(path / _SHARED, check_shared)
 
 
-def read_rank(path: Path, rank: int) -> dict[str, Any]:
+def read_rank(path: Path, rank: int, facts: dict[str, Any] | None = None) -> dict[str, Any]:
     """``rank-R.pt`` of a checkpoint.
 
+    Args:
+        path: of the checkpoint.
+        rank: whose file.
+        facts: from :func:`read_facts`, if it has been read already.
+
     Raises:
-        CheckpointError: if it cannot be read as data.
+        CheckpointError: as :func:`read_facts`.
     """
-    return _read(path / rank_file(rank))
+    known = read_facts(path) if facts is None else facts
+    return _read(path / rank_file(rank), lambda own: check_own(own, known))
 
 
 def rank_file(rank: int) -> str:
     """Name of a rank's own file."""
     return f"rank-{rank}.pt"
+
+
+_RANK_FILE = re.compile(r"rank-(\d+)\.pt")
 
 
 def load_modules(path: Path, trainer: Trainer) -> None:
@@ -133,41 +137,29 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
     Raises:
         CheckpointError: if it belongs to another model or optimizer.
     """
-    optimizer = trainer.updater.optimizer
-    content = state["optimizer"]
-    groups = list(zip(optimizer.state_dict()["param_groups"], content["param_groups"], strict=False))
-    if exact and any(bool(own.get(name)) != bool(saved.get(name)) for own, saved in groups for name in KERNELS):
-        _log.warning("the optimizer's steps are computed by other kernels than before; the last bits may differ")
-    if len(content["param_groups"]) == len(optimizer.param_groups):
-        # How a step is computed is this process's choice.  Where settings are too, the rest of what a group has is
-        # state, as the step count of timm's lamb and adan.
-        content = content | {
-            "param_groups": [
-                saved | {name: own[name] for name in own if name != "params" and (name in KERNELS or not exact)}
-                for own, saved in groups
-            ]
-        }
+    own = trainer.scheduler.state_dict()
+    if exact and (differing := sorted(name for name in own.keys() | state["scheduler"].keys()
+                                      if not _alike(own.get(name), state["scheduler"].get(name)))):  # fmt: skip
+        raise CheckpointError(f"its schedule is not that of these settings: {', '.join(differing)}")
+    load_optimizer(trainer.updater.optimizer, state["optimizer"], exact=exact)
     try:
-        optimizer.load_state_dict(content)
-        _match_layout(optimizer)
         if state["scaler"] or exact:
             trainer.updater.precision.scaler.load_state_dict(state["scaler"])
         if trainer.stage is not None and trainer.stage.token_head is not None and state["token_head"] is not None:
             trainer.stage.token_head.load_state_dict(state["token_head"])
     except (ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"its optimizer state does not fit this model and --opt: {error}") from error
+        raise CheckpointError(f"its loss scaler or token head does not fit: {_first_line(error)}") from error
     if exact:
         trainer.scheduler.load_state_dict(state["scheduler"])
         trainer.updates, trainer.skipped = state["updates"], state["skipped"]
 
 
-def _match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay the state out in memory as the weights are: fused kernels read both in the order of the memory."""
-    for parameter, entries in getattr(optimizer, "_base_optimizer", optimizer).state.items():
-        for name, value in entries.items():
-            fits = isinstance(value, torch.Tensor) and value.shape == parameter.shape
-            if fits and value.stride() != parameter.stride():
-                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+def _alike(own: Any, saved: Any) -> bool:
+    """Whether a field of a schedule has the same kind; the values are the settings', which are compared before."""
+    if isinstance(own, (list, tuple)):
+        return isinstance(saved, (list, tuple)) and len(own) == len(saved) and all(map(_alike, own, saved))
+    numbers = (int, float)
+    return type(own) is type(saved) or (type(own) in numbers and type(saved) in numbers)
 
 
 def own_state(trainer: Trainer, facts: dict[str, Any]) -> bytes:
@@ -177,6 +169,27 @@ def own_state(trainer: Trainer, facts: dict[str, Any]) -> bytes:
         # Each rank's statistics are of its own batches until an epoch ends; the averages follow them.
         state["buffers"] = [dict(module.named_buffers()) for module in _modules(trainer)]
     return bytes(_to_buffer(state))
+
+
+def check_buffers(state: dict[str, Any], trainer: Trainer) -> None:
+    """Check the statistics in a rank's state before anything is built on them.
+
+    Raises:
+        CheckpointError: if they are not those of this model.
+    """
+    if trainer.world.size == 1:
+        return
+    saved = state.get("buffers")
+    own = [dict(module.named_buffers()) for module in _modules(trainer)]
+    fits = isinstance(saved, list) and len(saved) == len(own)
+    if not fits or any(_shapes(one) != _shapes(other) for one, other in zip(own, saved or [], strict=True)):
+        raise CheckpointError("its statistics of BatchNorm are not those of this model")
+
+
+def _shapes(buffers: Any) -> dict[str, Any] | None:
+    if not isinstance(buffers, dict):
+        return None
+    return {name: getattr(value, "shape", None) for name, value in buffers.items()}
 
 
 def load_own(state: dict[str, Any], trainer: Trainer) -> None:
@@ -223,17 +236,16 @@ def _to_buffer(state: dict[str, Any]) -> memoryview:
     return buffer.getbuffer()
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, check_content: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle's age; either it loads, or the error is what counts
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file.parent} is refused: {file.name} holds more than data") from error
-    except Exception as error:
-        raise CheckpointError(f"{file.parent} is damaged: {file.name} cannot be read: {_first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file.parent} is damaged: {file.name} holds no state")
+        content = load_data(file)
+        check_content(content)
+    except UntrustedError as error:
+        raise CheckpointError(f"{file.parent} is refused: {file.name} {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{file.parent} is damaged: {file.name} cannot be read: {error.strerror}") from error
+    except SchemaError as error:
+        raise CheckpointError(f"{file.parent} is damaged: {file.name} holds no state of a run: {error}") from error
     return content
 
 
@@ -247,9 +259,15 @@ def _read_names(file: Path) -> None:
 
 def _load_module(module: nn.Module, file: Path) -> None:
     try:
-        module.load_state_dict(safetensors.torch.load_file(file))
+        state = safetensors.torch.load_file(file)
+        lost = next(
+            (name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()), ""
+        )
+        if lost:
+            raise ValueError(f"{lost} is not finite")
+        module.load_state_dict(state)
     except Exception as error:
-        raise CheckpointError(f"{file} does not fit the model: {_first_line(error)}") from error
+        raise CheckpointError(f"{file.name} does not fit the model: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
