@@ -216,6 +216,10 @@ def _source(
         if num_classes is None:
             raise ConfigError("without a folder the number of classes is unknown: give num_classes")
         return feed_images, num_classes
+    if num_classes is not None and num_classes < len(data.classes):
+        raise ConfigError(
+            f"num_classes is {num_classes}, and {data.root} has {len(data.classes)} classes; give their number or more"
+        )
     return partial(read_images, data, **reading), num_classes or len(data.classes)
 
 

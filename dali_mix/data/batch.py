@@ -15,6 +15,8 @@ from dali_mix.fn import BRANCHES, MixedBatch, methods_of
 UNKNOWN_LABEL = -1
 """Label of images whose pipeline does not output labels."""
 
+HOW_TO_PARSE = "bytes, as WebDataset's cls, are the digits of a number, which docs/soft_targets.md shows how to parse"
+
 _BRANCH_NAMES = {code: name for name, code in BRANCHES.items()}
 _CHANNELS = (1, 3, 4)
 _WANTED = "images, targets, labels, branch, as random_mix gives them, or images, targets, as cutmix and mixup do"
@@ -95,12 +97,6 @@ class Outputs:
                 f"{tuple(labels.shape)}; {HOW_TO_PARSE}"
             )
         return labels.flatten().long()
-
-
-HOW_TO_PARSE = (
-    "bytes, as WebDataset's cls, are the digits of a number: fn.cast(fn.reductions.sum(...)) of them makes it one, see "
-    "docs/soft_targets.md"
-)
 
 
 def _one_branch(pipeline: Pipeline) -> str:

@@ -91,12 +91,52 @@ def at_next_epoch(checkpoint: bytes, reader: str, rest: int) -> bytes | None:
     return _encode([(key, _encode(texts)) if key == _COUNTERS else (key, value) for key, value in fields])
 
 
+def adapted(checkpoint: bytes, own: bytes) -> bytes:
+    """A checkpoint for a pipeline whose graph has other operators without a state.
+
+    DALI wants the very same operators; of those without a state only the names are in a checkpoint, and they change
+    with the version of the graph.
+
+    Args:
+        checkpoint: to be restored.
+        own: of the pipeline that it is to be restored to, before it has run.
+
+    Raises:
+        ValueError: if the operators with a state are others.
+    """
+    try:
+        saved, fields = _decode(checkpoint), _decode(own)
+        states = {operator[_NAME]: operator.get(_STATE) for operator in _operators(saved)}
+        counters = dict(saved)[_COUNTERS]
+        wanted = [operator[_NAME] for operator in _operators(fields) if operator.get(_STATE)]
+    except (IndexError, KeyError, TypeError) as error:
+        raise ValueError("it is damaged") from error
+    others = {name for name, state in states.items() if state} ^ set(wanted)
+    if others:
+        raise ValueError(f"only one of the two has a state of {', '.join(sorted(map(repr, map(_text, others))))}")
+    result: _Fields = []
+    for key, value in fields:
+        name = dict(_decode(value))[_NAME] if key == _OPERATOR else b""
+        if states.get(name):
+            value = _encode([(_NAME, name), (_STATE, states[name])])
+        result.append((key, counters if key == _COUNTERS else value))
+    return _encode(result)
+
+
 def with_reader(checkpoint: bytes, other: bytes, reader: str) -> bytes:
     """A checkpoint with the reader's state from another one; DALI refuses one of another pipeline as a whole."""
     fields = _decode(checkpoint)
     others = _decode(other)
     fields[_operator(fields, reader)[0]] = others[_operator(others, reader)[0]]
     return _encode(fields)
+
+
+def _operators(fields: _Fields) -> list[dict[int, Any]]:
+    return [dict(_decode(value)) for key, value in fields if key == _OPERATOR]
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")
 
 
 def _operator(fields: _Fields, name: str) -> tuple[int, bytes]:

@@ -7,11 +7,14 @@ from typing import Any
 
 from nvidia.dali.pipeline import Pipeline
 
+from dali_mix.data.digest import dataset_digest
 from dali_mix.data.normalize import image_type_of
-from dali_mix.data.source import dataset_digest
 from dali_mix.errors import ConfigError
 from dali_mix.fn import implementation_of
 from dali_mix.fn.implementation import AUGMENTATION, MIXING
+
+UNKNOWN = "unknown"
+"""Stands for the data of a pipeline of which they cannot be known."""
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ def fingerprint_of(pipeline: Pipeline, meta: dict[str, Any], last_batch: str) ->
         last_batch: of the loader.
     """
     return {
-        "dataset": dataset_digest(pipeline),
+        "dataset": dataset_digest(pipeline, meta["name"]) or UNKNOWN,
         "num_samples": meta["epoch_size"],
         "batch_size": int(pipeline.max_batch_size),
         "shard_id": meta["shard_id"],
@@ -37,13 +40,32 @@ def fingerprint_of(pipeline: Pipeline, meta: dict[str, Any], last_batch: str) ->
     }
 
 
-def check_fingerprint(saved: dict[str, Any], own: dict[str, Any]) -> None:
+def check_fingerprint(saved: dict[str, Any], own: dict[str, Any], *, unknown_data: bool = False) -> None:
     """Refuse a state of another loader.
+
+    Args:
+        saved: of the state.
+        own: of the loader that is to continue it.
+        unknown_data: whether to take a state where it cannot be known if it belongs to the same data.
 
     Raises:
         ConfigError: naming what differs.
     """
     own = dict(own)
+    data, here = saved.get("dataset"), own["dataset"]
+    if data is None:
+        # As versions saved it that knew the data of no other reader than read_images.
+        _log.warning("the loader's state does not say which data it belongs to; only their number is compared")
+        del own["dataset"]
+    elif UNKNOWN in (data, here):
+        whose = "the loader's state comes from a pipeline" if data == UNKNOWN else "the loader has a pipeline"
+        if not unknown_data:
+            raise ConfigError(
+                f"{whose} whose data cannot be known, so that nothing tells whether they are the same; if they are, "
+                f"load it with load_state_dict(state, unknown_data=True)"
+            )
+        _log.warning("%s whose data cannot be known; only their number is compared", whose)
+        del own["dataset"]
     for part in (AUGMENTATION, MIXING):
         _check_implementation(part, saved, own.pop(part))
     _check_image_type(saved.get("images"), own.pop("images"))

@@ -12,8 +12,8 @@ from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
 from dali_mix.data.batch import Batch as Batch
 from dali_mix.data.batch import Outputs
-from dali_mix.data.checkpoint import at_next_epoch, move_to, reader_arguments, restore
-from dali_mix.data.dali_errors import cause_of
+from dali_mix.data.checkpoint import adapted, at_next_epoch, move_to, reader_arguments, restore
+from dali_mix.data.dali_errors import cause_of, mistake_of
 from dali_mix.data.fingerprint import check_fingerprint, fingerprint_of
 from dali_mix.data.forking import require_own_dali
 from dali_mix.data.loops import EpochLoader
@@ -66,6 +66,7 @@ class MixLoader(EpochLoader):
         self._iterator: DALIGenericIterator | None = None
         self._meta: dict[str, Any] | None = None
         self._outputs: Outputs | None = None
+        self._fingerprinted: dict[str, Any] | None = None
         self._delivered = 0
         self._failure: str | None = None
 
@@ -114,9 +115,11 @@ class MixLoader(EpochLoader):
             except _DALI_ERRORS as error:
                 # After an error DALI's iterator says StopIteration for ever, so that a loop which
                 # catches errors would go on with empty epochs.
-                self._failure = cause_of(error)
+                mistake = mistake_of(error)
+                self._failure = mistake or cause_of(error)
                 self._move_to(position, iterator)
-                raise BatchError(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
+                kind = BatchError if mistake is None else DataError
+                raise kind(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
             if len(outputs["images"]):
                 batch = self._outputs.batch(outputs)
                 self._delivered += 1
@@ -159,9 +162,7 @@ class MixLoader(EpochLoader):
         Raises:
             ConfigError: if the pipeline was not made with ``enable_checkpointing=True``.
         """
-        pipeline = self._open_pipeline()
-        if not pipeline._enable_checkpointing:
-            raise ConfigError("the loader's state needs a pipeline made with enable_checkpointing=True")
+        self._require_checkpointing()
         iterator = self._start()
         return {
             "delivered": self._delivered,
@@ -169,8 +170,13 @@ class MixLoader(EpochLoader):
             "pipeline": iterator.checkpoints()[0],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, unknown_data: bool = False) -> None:
         """Continue where ``state_dict`` was taken: the next batch is the one that came next there.
+
+        Args:
+            state: from ``state_dict``.
+            unknown_data: take a state also where nothing tells whether it belongs to the same data, as for a graph
+                that was deserialized.
 
         Raises:
             ConfigError: if the state comes from another data set, batch size, shard, number of shards or type of
@@ -178,8 +184,12 @@ class MixLoader(EpochLoader):
         """
         if self._iterator is not None:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
-        check_fingerprint(state["fingerprint"], self._fingerprint())
-        restore(self._open_pipeline(), state["pipeline"])
+        check_fingerprint(state["fingerprint"], self._fingerprint(), unknown_data=unknown_data)
+        pipeline = self._require_checkpointing()
+        try:
+            restore(pipeline, adapted(state["pipeline"], pipeline.checkpoint()))
+        except ValueError as error:
+            raise ConfigError(f"the loader's state is not one of this pipeline: {error}; begin anew") from error
         self._delivered = state["delivered"]
         self._continues = True
 
@@ -199,6 +209,12 @@ class MixLoader(EpochLoader):
         if self._pipeline is None:
             raise ConfigError("the loader is closed")
         return self._pipeline
+
+    def _require_checkpointing(self) -> Pipeline:
+        pipeline = self._open_pipeline()
+        if not pipeline._enable_checkpointing:
+            raise ConfigError("the loader's state needs a pipeline made with enable_checkpointing=True")
+        return pipeline
 
     def _reader_meta(self) -> dict[str, Any]:
         if self._meta is None:
@@ -234,7 +250,9 @@ class MixLoader(EpochLoader):
             )
 
     def _fingerprint(self) -> dict[str, Any]:
-        return fingerprint_of(self._open_pipeline(), self._reader_meta(), self._last_batch)
+        if self._fingerprinted is None:
+            self._fingerprinted = fingerprint_of(self._open_pipeline(), self._reader_meta(), self._last_batch)
+        return dict(self._fingerprinted)
 
     def _start(self) -> DALIGenericIterator:
         if self._iterator is None:

@@ -148,12 +148,6 @@ def reading_of(pipeline: Pipeline) -> Reading | None:
     return _reading_of.get(pipeline)
 
 
-def dataset_digest(pipeline: Pipeline) -> str | None:
-    """The fingerprint of the data set that a pipeline reads, None if it is not one of ours."""
-    reading = reading_of(pipeline)
-    return None if reading is None else reading.dataset
-
-
 def next_batches(reading: Reading, checkpoint: bytes, batch_size: int, count: int) -> list[list[int]]:
     """Which files the next batches have, as indices into the folder, in order and each once.
 

@@ -10,13 +10,14 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
 from dali_mix.fn._graph import Node
+from dali_mix.fn.portable.checks import images_must_be_hwc
 
 _EDGES_OF_SIDE = np.array([[-0.5], [0.5]], np.float32)
 
 
 def image_size(images: Node) -> Node:
-    """int32 (2,) = H, W of HWC images, in pixels."""
-    return images.shape(dtype=types.INT32)[:2]
+    """int32 (2,) = H, W of HWC images, in pixels; stops at others."""
+    return images.shape(dtype=types.INT32)[:2] + images_must_be_hwc(images)
 
 
 def edges_around(centre: Node, side: Node) -> Node:

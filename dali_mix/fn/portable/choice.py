@@ -11,6 +11,7 @@ from dali_mix.fn import _graph
 from dali_mix.fn._graph import Node
 from dali_mix.fn.normalize import normalize
 from dali_mix.fn.params import MixParams
+from dali_mix.fn.portable.checks import images_must_have_the_image_size
 from dali_mix.fn.portable.cutmix import apply_cutmix, draw_box
 from dali_mix.fn.portable.draws import draw_partner
 from dali_mix.fn.portable.mixup import apply_mixup, draw_weight
@@ -27,6 +28,8 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     # What a branch needs is drawn for every batch, outside the branches, so that the streams do not
     # depend on which branches earlier batches took.
     partner = draw_partner(recipe.pairing, _graph.random_op("mix", recipe.seed))
+    if recipe.size_px is not None:
+        partner += images_must_have_the_image_size(images, recipe.size_px)
     box = types.Constant(np.zeros(4, np.int32))
     lam = dict.fromkeys(shares, _graph.constant(1, types.FLOAT))
     if "cutmix" in shares:

@@ -14,6 +14,9 @@
 
 namespace dali_mix {
 
+// Images of more are taken only where their layout says so.
+constexpr int kLikelyChannels = 4;
+
 template <typename Backend>
 class Pixels : public dali::StatelessOperator<Backend> {
  public:
@@ -44,6 +47,13 @@ class Pixels : public dali::StatelessOperator<Backend> {
     DALI_MIX_REQUIRE(images.sample_dim() == 3 && (images.GetLayout().empty() || images.GetLayout() == "HWC"),
                      "images must be (H, W, C), got ", images.sample_dim(), " dimensions, layout \"",
                      images.GetLayout(), "\"; mix before the layout is changed");
+    if (images.GetLayout().empty() && images.num_samples() > 0) {
+      auto first = images.tensor_shape_span(0);
+      DALI_MIX_REQUIRE(first[2] <= kLikelyChannels || first[0] > kLikelyChannels,
+                       "images must be (H, W, C), got shape (", first[0], ", ", first[1], ", ", first[2],
+                       ") without a layout, which looks like CHW; mix before the layout is changed, and give "
+                       "external_source layout='HWC'");
+    }
     outputs = {{images.shape(), Normalizes() ? (dtype_ == DALI_NO_TYPE ? DALI_FLOAT : dtype_) : images.type()}};
     return true;
   }

@@ -21,15 +21,20 @@ class SoftTargets {
         off_(static_cast<float>(smoothing / num_classes)),
         on_(static_cast<float>(1 - smoothing + smoothing / num_classes)) {}
 
-  // Labels () or (1,) of any integer type, as class numbers.
+  // Labels () or (1,) of any integer type but bytes, which are text, as class numbers.
   std::vector<int> Read(const dali::TensorList<dali::CPUBackend>& labels) const {
     std::vector<int> classes(labels.num_samples());
+    DALI_MIX_REQUIRE(
+        labels.type() != DALI_UINT8,
+        "soft_targets: labels must be integers, got bytes (uint8); those of text, as WebDataset's cls, are "
+        "digits to parse, see docs/soft_targets.md, and numbers are cast by fn.cast(labels, "
+        "dtype=types.INT32)");
     TYPE_SWITCH(
-        labels.type(), dali::type2id, Label, (uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t, int64_t),
+        labels.type(), dali::type2id, Label, (int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t, int64_t),
         (for (int i = 0; i < labels.num_samples(); i++) {
           DALI_MIX_REQUIRE(volume(labels.tensor_shape_span(i)) == 1,
                            "soft_targets: labels must be one class number per sample, got shape (",
-                           labels.tensor_shape(i), ") in sample ", i);
+                           labels.tensor_shape(i), ") in sample ", i, "; one-hot rows go through fn.arg_max first");
           auto label = *labels.tensor<Label>(i);
           DALI_MIX_REQUIRE(label >= 0 && static_cast<uint64_t>(label) < static_cast<uint64_t>(num_classes_),
                            "soft_targets: label ", +label, " of sample ", i, " lies outside [0, ", num_classes_,
