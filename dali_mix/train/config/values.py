@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
+from dali_mix.text import is_utf8
 
 _PATHS = {"class_map", "initial_checkpoint", "pretrained_path", "resume", "experiment"}
 """Flags of paths that are kept as text."""
+
+_ANY_BYTES = {"class_map", "exclude_list", "config"}
+"""Flags of files that are opened here, whose names need not be text."""
 
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 """Of Linux, in bytes."""
@@ -22,14 +26,18 @@ def check_values(args: argparse.Namespace) -> None:
     """Check each value by itself.
 
     Raises:
-        ConfigError: for control characters, a path longer than the system's, an experiment outside of ``--output``, or
-            a seed that NumPy refuses on the last rank.
+        ConfigError: for control characters, a name that is not UTF-8, a path longer than the system's, an experiment
+            outside of ``--output``, or a seed that NumPy refuses on the last rank.
     """
     for name, value in vars(args).items():
         flag = "--" + name.replace("_", "-")
         for text in _texts(value):
             if any(unicodedata.category(character) == "Cc" for character in text):
                 raise ConfigError(f"{flag} holds a control character: {text!r}; leave it out")
+            if name not in _ANY_BYTES and not is_utf8(text):
+                raise ConfigError(
+                    f"{flag} {text} is not UTF-8, and DALI, safetensors and TensorBoard take no other"
+                )
             if name in _PATHS or isinstance(value, Path):
                 _check_length(flag, text)
     _check_experiment(args.experiment)

@@ -73,6 +73,8 @@ def test_demo_sets_defaults_that_flags_override():
         ("--data-dir x --experiment .", "--experiment names a folder below --output"),
         ("--data-dir x --experiment " + 300 * "y", "--experiment is too long for a path"),
         ("--data-dir x --class-map " + 5000 * "y", "--class-map is too long for a path"),
+        ("--data-dir caf\udce9", r"--data-dir caf\xe9 is not UTF-8, and DALI, safetensors"),
+        ("--data-dir x --output caf\udce9", r"--output caf\xe9 is not UTF-8"),
         ("--data-dir x --experiment y\x1b[2J", r"--experiment holds a control character: 'y\x1b[2J'"),
         ("--data-dir x --dataset torch/imagenet", "only image folders are: leave the flag out and give --data-dir"),
         ("--data-dir x --opt-kwargs lr", "take NAME=VALUE pairs"),
