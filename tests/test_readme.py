@@ -7,6 +7,8 @@ import pytest
 import timm
 import torch
 
+from dali_mix import MixLoader
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -67,7 +69,8 @@ def test_the_drop_in_diff_makes_a_pipeline(image_folder):
     scope = {"MEAN": [128.0] * 3, "STD": [64.0] * 3}
     exec("from nvidia.dali import fn, pipeline_def\n" + code, scope)
     pipeline = scope["train"](str(image_folder / "train"), batch_size=4, num_threads=2, device_id=None)
-    pipeline.build()
-    images, targets = (output.as_array() for output in pipeline.run())
-    assert images.shape == (4, 32, 32, 3)
-    assert targets.sum(1) == pytest.approx([1.0] * 4)
+    with MixLoader(pipeline) as loader:
+        batch = next(iter(loader))
+    assert batch.images.shape == (4, 3, 32, 32)
+    assert batch.targets.sum(1).tolist() == pytest.approx([1.0] * 4)
+    assert batch.branch == "cutmix"
