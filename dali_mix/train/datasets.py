@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -172,9 +173,12 @@ class Loaders:
             "crop_pct": self._config["crop_pct"],
             "interpolation": self._config["interpolation"],
         }
+        shards = min(self._world.size, len(folder))
+        # DALI takes memory for a whole batch, and fills it with the last image over and over.
+        settings["batch_size"] = min(settings["batch_size"], math.ceil(len(folder) / shards))
         if self._world.rank >= len(folder):
             return IdleLoader(len(folder), settings["batch_size"])
-        settings["num_shards"] = min(self._world.size, len(folder))
+        settings["num_shards"] = shards
         build = partial(self._build_val, **_known(self._build_val, settings))
         report = self.bad_files.reporter(folder)
         return TolerantLoader(build, folder, "partial", stand_in="left_out", on_bad_image=report)
