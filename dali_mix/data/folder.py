@@ -91,7 +91,8 @@ class ImageFolder:
         kept = [index for index in range(len(self.files)) if index not in gone]
         if not kept:
             raise ConfigError(f"every image of {self.root} is excluded; check --exclude-list")
-        files, labels = (tuple(column[index] for index in kept) for column in (self.files, self.labels))
+        files = tuple(self.files[index] for index in kept)
+        labels = tuple(self.labels[index] for index in kept)
         return replace(self, files=files, labels=labels)
 
     def empty_classes(self) -> list[str]:

@@ -61,15 +61,20 @@ def _build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("dir", type=Path, metavar="DIR", help="folder with train/ and val/, or one folder of class folders")
-    add("--exclude-list", type=Path, metavar="FILE", help="write the undecodable files, for the trainer's flag")
-    add("--report", type=Path, metavar="FILE", help="write everything as JSON")
-    add("--device", choices=("gpu", "cpu"), help="decoder to try; default: gpu where there is one")
-    add("--device-id", type=int, default=0, metavar="N", help="which GPU; default: 0")
+    add("dir", type=Path, metavar="DIR", help="Folder with train/ and val/, or one folder of class folders.")
+    add("--exclude-list", type=Path, metavar="FILE", help="Write the undecodable files, for the trainer's flag.")
+    add("--report", type=Path, metavar="FILE", help="Write everything as JSON.")
+    add("--device", choices=("gpu", "cpu"), help="Decoder to try, by default gpu where there is one.")
+    add("--device-id", type=int, default=0, metavar="N", help="GPU to use.")
     threads = len(os.sched_getaffinity(0))
-    add("-j", "--threads", type=int, default=threads, metavar="N", help=f"CPU threads; default: all, here {threads}")
-    add("--train-split", default="train", metavar="NAME", help="sub-folder, as of the trainer; default: train")
-    add("--val-split", default="validation", metavar="NAME", help="sub-folder; default: validation, val or valid")
+    add("-j", "--threads", type=int, default=threads, metavar="N", help="CPU threads, by default all.")
+    add("--train-split", default="train", metavar="NAME", help="Sub-folder of the training images, as in the trainer.")
+    add(
+        "--val-split",
+        default="validation",
+        metavar="NAME",
+        help="Sub-folder of the validation images; val and valid are found too.",
+    )
     return parser
 
 
@@ -168,10 +173,10 @@ def _tell_interrupt(findings: Findings | None) -> None:
 
 
 def _print(lines: Sequence[str]) -> None:
-    """Print, whatever the encoding of the terminal."""
+    """Print, whatever the names in the lines and the encoding of the terminal."""
     encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
-        print(line.encode(encoding, "backslashreplace").decode(encoding))
+        print(show(line).encode(encoding, "backslashreplace").decode(encoding))
 
 
 if __name__ == "__main__":

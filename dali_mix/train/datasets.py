@@ -19,9 +19,8 @@ from dali_mix.data import (
     DecoderSettings,
     ImageFolder,
     TolerantLoader,
-    find_split,
-    scan_image_folder,
 )
+from dali_mix.data.listing import is_folder
 from dali_mix.data.synthetic import write_synthetic_folder
 from dali_mix.errors import ConfigError
 from dali_mix.train.bad_files import BadFiles
@@ -29,6 +28,7 @@ from dali_mix.train.config.choices import decoder_settings, mixing_choices
 from dali_mix.train.config.parser import build_parser
 from dali_mix.train.distributed import World
 from dali_mix.train.sizes import SizeSchedule
+from dali_mix.train.splits import open_splits
 
 PipelineFactory: TypeAlias = Callable[..., Any]  # a DALI Pipeline, which has no types
 Pipelines: TypeAlias = Mapping[str, tuple[PipelineFactory, PipelineFactory]]
@@ -58,17 +58,9 @@ class Data:
 def open_data(args: argparse.Namespace, world: World) -> Data:
     """List the images and check the class count."""
     data_dir = _write_demo_data(args.output, world) if args.demo else args.data_dir
-    if not data_dir.is_dir():
+    if not is_folder(data_dir):
         raise ConfigError(f"--data-dir {data_dir} does not exist; give a folder with train/ and val/")
-    classes = _read_lines(Path(args.class_map)) if args.class_map else None
-    train_dir = find_split(data_dir, args.train_split)
-    train = None if args.eval_only and not train_dir.is_dir() else scan_image_folder(train_dir, classes)
-    val = scan_image_folder(find_split(data_dir, args.val_split), train.classes if train else classes)
-    listed = (train, val) if train else (val,)
-    if args.exclude_list:
-        excluded = _read_lines(args.exclude_list)
-        train = train.without(excluded, data_dir) if train else None
-        val = val.without(excluded, data_dir)
+    train, val, listed = open_splits(args, data_dir)
     found = len(val.classes)
     if args.num_classes is not None and args.num_classes != found:
         source = train.root if train else val.root
@@ -88,13 +80,6 @@ def _write_demo_data(output: Path, world: World) -> Path:
             raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
     world.wait()
     return folder
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as lines of text: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,25 @@ def test_one_bad_file_never_stops_a_run(train, data, tmp_path):
     assert "is replaced" not in err
 
 
+def test_a_name_that_forges_lines(train, data, tmp_path):
+    """Written as it is, it would exclude a good image, and be an epoch of the log; the other would clear the screen."""
+    folder = data / "train" / "apple_dots"
+    good = next(folder.glob("*.jpg"))
+    cleared = folder / "x\x1b[2J\u202e.jpg"
+    forged = folder / f"x\n{good}\nepoch 9  top-1 100.00 %.jpg"
+    for path in (cleared, forged):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(good.read_bytes()[:300])
+    code, out, err = train("--experiment", "run", "--epochs", 1, "--max-bad-fraction", 0.1, data=data)
+    assert code == 0, err
+    assert not re.search(r"\x1b\[2J|\u202e|^epoch 9", out + err, re.MULTILINE)  # the decoders' own colours are no names
+    shown = str(forged).replace("\n", "\\n")
+    assert f"{shown} is replaced: " in err
+    assert f"{shown} is not in {tmp_path}/run/bad_files.txt, as its name is no line of text" in err
+    assert re.search(r"bad images +2 replaced, see ", out)
+    assert listed(tmp_path / "run") == [str(cleared)]
+
+
 def test_too_many_stop_the_run_with_the_list(train, data, tmp_path):
     bad = spoil(data, "train", 0, 12)
     code, _, err = train("--experiment", "run", data=data)
@@ -78,7 +97,7 @@ def test_a_bad_validation_image_does_not_count(train, data, tmp_path):
     weights = tmp_path / "run" / "model.safetensors"
     code, without, _ = train("--eval-only", "--initial-checkpoint", weights, data=data)
     assert code == 0
-    assert "images  29" in without
+    assert re.search(r"images +29\n", without)
     (tmp_path / "list.txt").write_text(f"{bad}\n")
     _, excluded, _ = train(
         "--eval-only", "--initial-checkpoint", weights, "--exclude-list", tmp_path / "list.txt", data=data
