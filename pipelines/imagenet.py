@@ -1,7 +1,12 @@
 """ImageNet-style training and validation pipelines.
 
 Training: random-crop decode, resize, augment each image, then CutMix, Mixup or neither for the whole batch, then
-normalise.  Validation: resize, centre crop, normalise, torchvision's result within one grey level on photographs.
+normalise.  Validation: resize, centre crop, normalise, as torchvision does on PIL images, pixel for pixel in place but
+not in value: PIL rounds and clips between its two passes, DALI does not.  Measured on 60 photographs: the mean difference
+is 0.2 grey levels with any filter but "nearest".  With "bilinear" all but one value in a thousand are within one level and
+the largest difference is 12; with "bicubic" the largest is 18 (20 on black letters on white, where 2 % differ by more than
+one), with "lanczos" 31 (37, and 5 %).  "nearest" takes another neighbour for up to 0.3 % of the values, which then differ
+as pixels do.
 
     from dali_mix import MixLoader
     from dali_mix.data import scan_image_folder
@@ -159,6 +164,7 @@ def imagenet_val(
     img_size: int = 224,
     num_classes: int | None = None,
     crop_pct: float = 0.875,
+    crop_mode: str = "center",
     interpolation: str = "bicubic",
     mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
     std: Sequence[float] = IMAGENET_DEFAULT_STD,
@@ -175,6 +181,8 @@ def imagenet_val(
 
     Args:
         crop_pct: in (0, 1]; the shorter side is resized to ``floor(img_size / crop_pct)``.
+        crop_mode: timm's "center", "squash" (both sides, without regard to the aspect ratio) or "border" (the longer
+            side; what is left is filled with the mean).
         others: see the top of this file.
 
     Returns:
@@ -187,7 +195,8 @@ def imagenet_val(
         source,
         decoder=backend.decoder,
         img_size=img_size,
-        crop={"crop_pct": crop_pct, "interpolation": interpolation, "decoder_settings": decoder_settings},
+        crop={"crop_pct": crop_pct, "crop_mode": crop_mode, "mean": mean}
+        | {"interpolation": interpolation, "decoder_settings": decoder_settings},
         num_classes=num_classes,
         leaving={"mean": mean, "std": std, "half": half},
         batch_size=batch_size,
@@ -267,15 +276,22 @@ def _val_graph(source, decoder, img_size, crop, num_classes, leaving):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m pipelines.imagenet --serialize FILE``: write a graph for Triton's DALI backend or another process."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.imagenet", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.imagenet", description="Write a graph for Triton's DALI backend or another process."
+    )
     add = parser.add_argument
-    add("--serialize", type=Path, required=True, metavar="FILE", help="where to write the serialised graph")
-    add("--val", action="store_true", help="the validation graph instead of the training graph")
-    add("--data-dir", type=Path, metavar="DIR", help="read this image folder; default: inputs 'jpegs' and 'labels'")
-    add("-b", "--batch-size", type=int, default=128, metavar="N", help="largest batch")
-    add("--img-size", type=int, default=224, metavar="PX", help="side of the images")
-    add("--num-classes", type=int, metavar="K", help="default: the class folders of --data-dir, else 1000")
-    add("--device", choices=("gpu", "cpu"), default="gpu", help="backend; cpu where there is no GPU")
+    add("--serialize", type=Path, required=True, metavar="FILE", help="Where to write the serialised graph.")
+    add("--val", action="store_true", help="Write the validation graph instead of the training graph.")
+    add("--data-dir", type=Path, metavar="DIR", help="Image folder to read, by default inputs 'jpegs' and 'labels'.")
+    add("-b", "--batch-size", type=int, default=128, metavar="N", help="Largest batch.")
+    add("--img-size", type=int, default=224, metavar="PX", help="Side of the images.")
+    add(
+        "--num-classes",
+        type=int,
+        metavar="K",
+        help="Number of classes, by default the class folders of --data-dir, else 1000.",
+    )
+    add("--device", choices=("gpu", "cpu"), default="gpu", help="Backend; cpu where there is no GPU.")
     args = parser.parse_args(argv)
     build = imagenet_val if args.val else imagenet_train
     try:

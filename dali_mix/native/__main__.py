@@ -17,9 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 1 with one line that says why they cannot be had.
     """
-    parser = argparse.ArgumentParser(prog="python -m dali_mix.native", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dali_mix.native", description="Compile the native operators ahead of their first use."
+    )
     parser.add_argument(
-        "--into-package", action="store_true", help="keep them beside this package's files, not in the user's cache"
+        "--into-package", action="store_true", help="Keep them beside this package's files, not in the user's cache."
     )
     args = parser.parse_args(argv)
     failure = ""

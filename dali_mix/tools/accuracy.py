@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from dali_mix.errors import ConfigError
+from dali_mix.files import replace_text
+from dali_mix.terminal import HelpFormatter
+from dali_mix.text import show
 
 METHODS: dict[str, list[str]] = {
     "none": [],
@@ -85,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _make_table(args, given[split + 1 :])
     except (ConfigError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(show(f"{parser.prog}: error: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command continues", file=sys.stderr)
@@ -96,8 +99,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m dali_mix.tools.accuracy",
         usage="%(prog)s --data-dir DIR --output DIR [options] [-- FLAGS OF train_imagenet.py]",
-        description=(__doc__ or "").splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train a small model per mixing method and compare them.",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -106,13 +109,33 @@ def _build_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder with train/ and val/, or as --val-split says",
+        help="Folder with train/ and val/, or as --val-split says.",
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="a folder per run, its log, and accuracy.md")
-    add("--epochs", type=int, default=30, metavar="N", help="of every run; a tenth of them warms up")
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="N", help="one run each per method")
-    add("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="M", help=f"of {', '.join(METHODS)}")
-    add("--entry", type=Path, default=Path("train_imagenet.py"), metavar="FILE", help="the program that trains")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="Folder for a folder per run, its log, and accuracy.md.",
+    )
+    add("--epochs", type=int, default=30, metavar="N", help="Epochs of every run, of which a tenth warms up.")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3],
+        metavar="N",
+        help="Seeds of the runs per method.",
+    )
+    add(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=METHODS,
+        metavar="M",
+        help=f"Methods, of {', '.join(METHODS)}.",
+    )
+    add("--entry", type=Path, default=Path("train_imagenet.py"), metavar="FILE", help="The program that trains.")
     return parser
 
 
@@ -134,7 +157,7 @@ def _make_table(args: argparse.Namespace, extra: list[str]) -> int:
             results[method].append(result)
             if result:
                 _say(f"{name}: top-1 {result.top1:.2f} %, {result.minutes:.1f} min")
-            (args.output / "accuracy.md").write_text(_page(results, args.epochs, flags))
+            replace_text(args.output / "accuracy.md", _page(results, args.epochs, flags))
     print(_page(results, args.epochs, flags), end="")
     return int(any(result is None for runs in results.values() for result in runs))
 
@@ -157,7 +180,7 @@ def _remember(path: Path, settings: Mapping[str, object]) -> None:
     """Refuse to continue a table with runs that cannot be compared with those that are there."""
     text = json.dumps(settings, indent=1) + "\n"
     if not path.exists():
-        path.write_text(text)
+        replace_text(path, text)
     elif path.read_text() != text:
         raise ConfigError(f"--output {path.parent} holds runs with other settings ({path.name}); give another folder")
 

@@ -67,10 +67,13 @@ def _settings(run: Path) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 with one line for what cannot work."""
-    parser = argparse.ArgumentParser(prog="python -m dali_mix.tools.export", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    parser.add_argument("--ema", action="store_true", help="the moving average of the weights")
+    parser = argparse.ArgumentParser(
+        prog="python -m dali_mix.tools.export",
+        description="Write a run's weights as a folder that timm and the Hugging Face hub take.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="Folder of a finished run.")
+    parser.add_argument("out", type=Path, metavar="OUT", help="Folder to write.")
+    parser.add_argument("--ema", action="store_true", help="Write the moving average of the weights.")
     args = parser.parse_args(argv)
     try:
         out = export(args.run, args.out, args.ema)

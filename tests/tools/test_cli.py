@@ -1,4 +1,6 @@
+import argparse
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -74,3 +76,35 @@ def test_the_command_passes_exit_codes_on(image_folder):
     assert bad.returncode == 2
     assert bad.stderr.startswith(f"dali-mix scan: error: {image_folder / 'gone'} does not exist; ")
     assert len(bad.stderr.splitlines()) == 1
+
+
+def subparsers(parser):
+    yield parser
+    for action in parser._actions:
+        for command in (action.choices or {}).values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from subparsers(command)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [*(module for module, _ in TOOLS.values()), "dali_mix.native.__main__", "pipelines.imagenet"],
+)
+def test_every_help_of_every_tool_is_a_sentence(monkeypatch, module):
+    """Each parser of a tool, as it is when it parses; the descriptions too."""
+    parsers = []
+
+    def parse(self, *_, **__):
+        parsers.extend(subparsers(self))
+        raise SystemExit
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse)
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main([])
+    assert parsers
+    texts = [parser.description for parser in parsers]
+    for parser in parsers:
+        formatter = parser._get_formatter()
+        shown = [action for action in parser._actions if action.dest not in ("help", "name")]
+        texts += [formatter._expand_help(action) for action in shown if action.help != argparse.SUPPRESS]
+    assert [text for text in texts if not re.fullmatch(r"[A-Z].*\.", text or "")] == []
+    assert [text for text in texts if "efault: None" in text or "(default" in text or "``" in text] == []

@@ -235,7 +235,7 @@ def test_each_part_of_the_loss_has_its_curve(tmp_path, monkeypatch):
     axes = drawn_axes(rows, path, monkeypatch)
     assert {BLUE, GREEN, (0x56, 0xB4, 0xE9)} <= colours(path)
     # Why they do not add up is said.
-    assert axes[0].get_title() == "Loss  (* mean over SMMix batches only, before weighting)"
+    assert axes[0].get_title() == "Loss  (*: of SMMix batches only)"
     assert "training: fine-grained*" in axes[0].get_legend_handles_labels()[1]
 
 

@@ -31,28 +31,27 @@ _WITHOUT_RECIPE |= {"train_interpolation": _INTERPOLATION}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this benchmark."""
-    parser.description = __doc__
     add = parser.add_argument
-    add("--data-dir", type=Path, required=True, metavar="DIR", help="a folder with one sub-folder of images per class")
-    add("--images", type=int, metavar="N", help="read this many files, spread over the classes; a multiple of the "
-        "batch size, by default the largest one there is")  # fmt: skip
-    add("--device", choices=("gpu", "cpu"), default="gpu", help="DALI's backend; cpu where there is no GPU")
-    add("--img-size", type=int, default=224, metavar="PX", help="side of the images")
-    add("-b", "--batch-size", type=int, default=64, metavar="N", help="images per batch")
-    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads, or a DataLoader's processes")
-    add("--interpolation", choices=("bicubic", "bilinear"), help="of every alternative's resize; by default the "
-        f"recipe's, or {_INTERPOLATION}")  # fmt: skip
-    add("--hw-decoder-load", type=float, metavar="SHARE", help="share of the images that DALI gives to the hardware "
-        "decoder, in [0, 1]; by default DALI decides")  # fmt: skip
-    add("--only", nargs="+", metavar="NAME", help="time these alternatives: all, or some of "
+    add("--data-dir", type=Path, required=True, metavar="DIR", help="A folder with one sub-folder of images per class.")
+    add("--images", type=int, metavar="N", help="Read this many files, spread over the classes; a multiple of the "
+        "batch size, by default the largest one there is.")  # fmt: skip
+    add("--device", choices=("gpu", "cpu"), default="gpu", help="DALI's backend; cpu where there is no GPU.")
+    add("--img-size", type=int, default=224, metavar="PX", help="Side of the images.")
+    add("-b", "--batch-size", type=int, default=64, metavar="N", help="Images per batch.")
+    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads, or a DataLoader's processes.")
+    add("--interpolation", choices=("bicubic", "bilinear"), help="Of every alternative's resize; by default the "
+        f"recipe's, or {_INTERPOLATION}.")  # fmt: skip
+    add("--hw-decoder-load", type=float, metavar="SHARE", help="Share of the images that DALI gives to the hardware "
+        "decoder, in [0, 1]; by default DALI decides.")  # fmt: skip
+    add("--only", nargs="+", metavar="NAME", help="Time these alternatives: all, or some of "
         f"{', '.join(ALTERNATIVES)}; by default {', '.join(DEFAULT_ONLY)}, or with an augmentation "
-        f"{', '.join(RECIPE_ONLY)}")  # fmt: skip
-    add("--baseline", nargs="+", metavar="NAME", help="alternatives that the others are compared with, round by "
-        f"round; by default {DEFAULT_BASELINE}, or {RECIPE_BASELINE}, or the first that is timed")  # fmt: skip
-    add("--rounds", type=int, default=20, metavar="N", help="each alternative is timed this often")
-    add("--batches", type=int, metavar="N", help="timed batches per alternative and round; by default 12, rounded "
-        "up to whole epochs where these are short")  # fmt: skip
-    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer")
+        f"{', '.join(RECIPE_ONLY)}.")  # fmt: skip
+    add("--baseline", nargs="+", metavar="NAME", help="Alternatives that the others are compared with, round by "
+        f"round; by default {DEFAULT_BASELINE}, or {RECIPE_BASELINE}, or the first that is timed.")  # fmt: skip
+    add("--rounds", type=int, default=20, metavar="N", help="Each alternative is timed this often.")
+    add("--batches", type=int, metavar="N", help="Timed batches per alternative and round; by default 12, rounded "
+        "up to whole epochs where these are short.")  # fmt: skip
+    add("--time-limit", type=float, metavar="SECONDS", help="As many of the rounds as take no longer.")
     sweep.add_arguments(parser)
     recipe.add_arguments(parser)
 

@@ -116,19 +116,18 @@ _UINT8_ONLY = (*_AUGMENTED, "recipe")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this benchmark."""
-    parser.description = __doc__
     add = parser.add_argument
-    add("-b", "--batch-size", type=int, default=256, metavar="N", help="images per batch")
-    add("--img-size", type=int, default=16, metavar="PX", help="side of the images")
-    add("--num-classes", type=int, default=1000, metavar="K", help="width of the soft targets")
-    add("--dtype", choices=tuple(_TYPES), default="uint8", help="of the images")
-    add("-j", "--workers", type=int, default=2, metavar="N", help="DALI's CPU threads")
-    add("--device", choices=("gpu", "cpu"), default="gpu", help="where the images are; cpu where there is no GPU")
-    add("--only", nargs="+", choices=tuple(GRAPHS), metavar="NAME", help=f"time these rows beside {BASELINE}: some "
-        f"of {', '.join(GRAPHS)}; by default all")  # fmt: skip
-    add("--rounds", type=int, default=20, metavar="N", help="each row is timed this often")
-    add("--batches", type=int, default=100, metavar="N", help="timed batches per row and round")
-    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds as take no longer")
+    add("-b", "--batch-size", type=int, default=256, metavar="N", help="Images per batch.")
+    add("--img-size", type=int, default=16, metavar="PX", help="Side of the images.")
+    add("--num-classes", type=int, default=1000, metavar="K", help="Width of the soft targets.")
+    add("--dtype", choices=tuple(_TYPES), default="uint8", help="Type of the images.")
+    add("-j", "--workers", type=int, default=2, metavar="N", help="DALI's CPU threads.")
+    add("--device", choices=("gpu", "cpu"), default="gpu", help="Where the images are; cpu where there is no GPU.")
+    add("--only", nargs="+", choices=tuple(GRAPHS), metavar="NAME", help=f"Time these rows beside {BASELINE}: some "
+        f"of {', '.join(GRAPHS)}; by default all.")  # fmt: skip
+    add("--rounds", type=int, default=20, metavar="N", help="Each row is timed this often.")
+    add("--batches", type=int, default=100, metavar="N", help="Timed batches per row and round.")
+    add("--time-limit", type=float, metavar="SECONDS", help="As many of the rounds as take no longer.")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Recipe:
         return f"augmentation: {named or 'flips'}; mixed per batch: {shares}"
 
 
-_HELP = {"recipe": f"a published recipe's augmentation and mixing, one of {', '.join(recipe_names())}"}
+_HELP = {"recipe": f"Augmentation and mixing of a published recipe, one of {', '.join(recipe_names())}."}
 """Where the trainer's own help speaks of what is not here."""
 
 

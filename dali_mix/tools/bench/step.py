@@ -51,38 +51,52 @@ class _ModelKwargs(ParseKwargs):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this benchmark."""
-    parser.description = __doc__
     add = parser.add_argument
-    add("--model", default="deit_tiny_patch16_224", metavar="NAME", help="a model of timm; SMMix is left out where it "
-        "cannot serve it")  # fmt: skip
-    add("--model-kwargs", nargs="*", default={}, action=_ModelKwargs, metavar="K=V", help="passed to the model")
-    add("--img-size", type=int, metavar="PX", help="side of the images; None is the model's own")
-    add("--num-classes", type=int, default=1000, metavar="K", help="of the classifier")
-    add("--drop-path", type=float, default=0.1, metavar="RATE", help="stochastic depth")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", choices=("cuda", "cpu"), default=default, help="where the step runs")
-    add("--amp", action="store_true", help="mixed precision, and half-precision images")
-    add("--amp-dtype", choices=("float16", "bfloat16"), help="by default bfloat16 where the device has it")
-    add("-b", "--batch-size", type=int, default=32, metavar="N", help="images per batch")
-    add("--ema", dest="model_ema", action="store_true", help="keep a moving average of the weights")
-    add("--clip-grad", type=float, metavar="NORM", help="clip the gradient")
-    add("--nonfinite-limit", type=int, default=10, metavar="N", help="as the trainer's; 0 does not look")
-    add("--unguarded", action="store_true", help="also every alternative with --nonfinite-limit 0")
-    add("--compiled", action="store_true", help="also every alternative compiled")
-    add("--torchcompile", nargs="?", const="inductor", metavar="BACKEND", help="compile all alternatives; beside "
-        "--compiled the backend of those")  # fmt: skip
-    add("--torchcompile-mode", metavar="MODE", help="default, reduce-overhead or max-autotune")
-    add("--data-dir", type=Path, metavar="DIR", help="also every alternative on the JPEG files of this folder, with "
-        "one sub-folder per class, through the trainer's pipeline")  # fmt: skip
-    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads")
-    add("--only", nargs="+", choices=MIXES, metavar="MIX", help=f"some of {', '.join(MIXES)}")
-    add("--rounds", type=int, default=8, metavar="N", help="each alternative is timed this often")
-    add("--steps", type=int, default=1, metavar="N", help="timed updates per alternative and round; half smmix takes "
-        "an even number")  # fmt: skip
-    add("--time-limit", type=float, metavar="SECONDS", help="as many of the rounds, but for the first, as take no "
-        "longer, compilation included")  # fmt: skip
+    add("--model", default="deit_tiny_patch16_224", metavar="NAME", help="A model of timm; SMMix is left out where it "
+        "cannot serve it.")  # fmt: skip
     add(
-        "--loop", action="store_true", help="instead: what the trainer's loop costs beside forward, backward and update"
+        "--model-kwargs",
+        nargs="*",
+        default={},
+        action=_ModelKwargs,
+        metavar="K=V",
+        help="Arguments for the model, as NAME=VALUE.",
+    )
+    add("--img-size", type=int, metavar="PX", help="Side of the images, by default the model's own.")
+    add("--num-classes", type=int, default=1000, metavar="K", help="Classes of the classifier.")
+    add("--drop-path", type=float, default=0.1, metavar="RATE", help="Rate of stochastic depth.")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", choices=("cuda", "cpu"), default=default, help="Where the step runs.")
+    add("--amp", action="store_true", help="Mixed precision, and half-precision images.")
+    add("--amp-dtype", choices=("float16", "bfloat16"), help="By default bfloat16 where the device has it.")
+    add("-b", "--batch-size", type=int, default=32, metavar="N", help="Images per batch.")
+    add("--ema", dest="model_ema", action="store_true", help="Keep a moving average of the weights.")
+    add("--clip-grad", type=float, metavar="NORM", help="Clip the gradient.")
+    add(
+        "--nonfinite-limit",
+        type=int,
+        default=10,
+        metavar="N",
+        help="Updates in a row that may be skipped, as in the trainer; 0 does not look.",
+    )
+    add("--unguarded", action="store_true", help="Also every alternative with --nonfinite-limit 0.")
+    add("--compiled", action="store_true", help="Also every alternative compiled.")
+    add("--torchcompile", nargs="?", const="inductor", metavar="BACKEND", help="Compile all alternatives; beside "
+        "--compiled the backend of those.")  # fmt: skip
+    add("--torchcompile-mode", metavar="MODE", help="Mode of inductor: default, reduce-overhead or max-autotune.")
+    add("--data-dir", type=Path, metavar="DIR", help="Also every alternative on the JPEG files of this folder, with "
+        "one sub-folder per class, through the trainer's pipeline.")  # fmt: skip
+    add("-j", "--workers", type=int, default=4, metavar="N", help="DALI's CPU threads.")
+    add("--only", nargs="+", choices=MIXES, metavar="MIX", help=f"Some of {', '.join(MIXES)}.")
+    add("--rounds", type=int, default=8, metavar="N", help="Each alternative is timed this often.")
+    add("--steps", type=int, default=1, metavar="N", help="Timed updates per alternative and round; half smmix takes "
+        "an even number.")  # fmt: skip
+    add("--time-limit", type=float, metavar="SECONDS", help="As many of the rounds, but for the first, as take no "
+        "longer, compilation included.")  # fmt: skip
+    add(
+        "--loop",
+        action="store_true",
+        help="Instead: what the trainer's loop costs beside forward, backward and update.",
     )
     recipe.add_arguments(parser)
 

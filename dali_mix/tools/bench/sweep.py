@@ -21,12 +21,12 @@ _LOADS = (0.0, 0.35, 0.65, 0.9, 1.0)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the sweep."""
     add = parser.add_argument
-    add("--sweep", action="store_true", help=f"time one alternative, by default {DEFAULT_ALTERNATIVE}, with every "
-        "number of threads and share for the hardware decoder, and name the fastest")  # fmt: skip
-    add("--sweep-threads", type=int, nargs="+", metavar="N", help="the numbers of threads; by default "
-        f"{' '.join(map(str, _THREADS))}")  # fmt: skip
-    add("--sweep-loads", type=float, nargs="+", metavar="SHARE", help="the shares for the hardware decoder; on a GPU "
-        f"by default {' '.join(f'{load:g}' for load in _LOADS)}")  # fmt: skip
+    add("--sweep", action="store_true", help=f"Time one alternative, by default {DEFAULT_ALTERNATIVE}, with every "
+        "number of threads and share for the hardware decoder, and name the fastest.")  # fmt: skip
+    add("--sweep-threads", type=int, nargs="+", metavar="N", help="The numbers of threads; by default "
+        f"{' '.join(map(str, _THREADS))}.")  # fmt: skip
+    add("--sweep-loads", type=float, nargs="+", metavar="SHARE", help="The shares for the hardware decoder; on a GPU "
+        f"by default {' '.join(f'{load:g}' for load in _LOADS)}.")  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> None:

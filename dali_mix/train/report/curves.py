@@ -75,7 +75,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
-    title = "Loss  (* mean over SMMix batches only, before weighting)" if _ONLY_SMMIX & losses.keys() else "Loss"
+    title = "Loss  (*: of SMMix batches only)" if _ONLY_SMMIX & losses.keys() else "Loss"
     _draw_panel(loss_axes, losses, _LOSSES, title, "loss (mean over the epoch)")
     _draw_panel(accuracy_axes, accuracies, _ACCURACIES, "Validation accuracy", "top-1 (%)")
     _draw_panel(rate_axes, rate, _RATE, "Learning rate", "learning rate")
