@@ -43,7 +43,7 @@ def open_splits(args: argparse.Namespace, data_dir: Path) -> Splits:
     """
     # Absolute from here on: "~" in a name is then not a home.
     data_dir = Path(os.path.abspath(data_dir))
-    classes = _read_class_map(args.class_map)
+    classes, excluded = _read_class_map(args.class_map), _read_exclude_list(args.exclude_list)
     selects = classes is not None
     train_dir, val_dir = (_choose(data_dir, split) for split in (args.train_split, args.val_split))
     train = None
@@ -57,8 +57,8 @@ def open_splits(args: argparse.Namespace, data_dir: Path) -> Splits:
         order = differs_from_timm(listed[0])
         if order:
             _log.info("%s", order)
-    if args.exclude_list:
-        train, val = _exclude(args.exclude_list, train, val, data_dir)
+    if excluded:
+        train, val = _exclude(excluded, args.exclude_list, train, val, data_dir)
     for name, split in zip(_NAMES, (train, val), strict=True):
         if split is not None:
             split.require_readable_names()
@@ -102,6 +102,15 @@ def _read_class_map(path: str | None) -> list[str] | None:
     return classes
 
 
+def _read_exclude_list(path: Path | None) -> list[str]:
+    """Its lines, before the folders are listed, which may take minutes; none where there was nothing to list."""
+    lines = read_lines("--exclude-list", path) if path else []
+    bad = next((line for line in lines if "\0" in line), None)
+    if bad is not None:
+        raise ConfigError(f"--exclude-list {path} holds {bad!r}, which is no path; give a path a line")
+    return lines
+
+
 def _choose(data_dir: Path, name: str) -> Path:
     chosen = find_split(data_dir, name)
     others = other_splits(chosen, name)
@@ -111,10 +120,9 @@ def _choose(data_dir: Path, name: str) -> Path:
 
 
 def _exclude(
-    path: Path, train: ImageFolder | None, val: ImageFolder, data_dir: Path
+    lines: list[str], path: Path, train: ImageFolder | None, val: ImageFolder, data_dir: Path
 ) -> tuple[ImageFolder | None, ImageFolder]:
     """Both folders without what a list names."""
-    lines = read_lines("--exclude-list", path)
     matched: set[int] = set()
     counts, kept = [], []
     for name, folder in zip(_NAMES, (train, val), strict=True):
@@ -125,7 +133,7 @@ def _exclude(
             folder = folder.without_entries(named.files)
         kept.append(folder)
     unmatched = [line for index, line in enumerate(lines) if index not in matched]
-    if lines and not matched:
+    if not matched:
         raise ConfigError(
             f"--exclude-list {path}: no line of {len(lines):,} names an image of {data_dir}, the first is "
             f"{lines[0]!r}; paths must be absolute, or begin below --data-dir"

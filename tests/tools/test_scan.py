@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -213,6 +214,23 @@ def test_bad_input_is_one_line(image_folder, tmp_path, capsys, arguments, messag
     assert len(err.splitlines()) == 1
     assert err.startswith("dali-mix scan: error: ")
     assert message.format(**places) in err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"set/new\nline/0.jpg", "the class folder 'new\\nline' in {tmp}/set has a name that is no line of UTF-8 text"),
+        (b"caf\xe9/set/cat/0.jpg", "{tmp}/caf\\xe9/set is not UTF-8, and DALI reads no other names"),
+    ],
+)
+def test_names_that_the_trainer_refuses_are_refused(tmp_path, capsys, name, message):
+    path = Path(tmp_path, os.fsdecode(name))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert main([str(path.parents[1])]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"dali-mix scan: error: {message.format(tmp=tmp_path)}")
+    assert (out, err.count("\n")) == ("", 1)
 
 
 def test_without_a_terminal_a_line_tells_the_progress(image_folder, monkeypatch, capsys):
