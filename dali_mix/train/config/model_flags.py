@@ -40,7 +40,12 @@ def add_data(group: argparse._ArgumentGroup) -> None:
     add("--train-split", default="train", metavar="NAME", help="Sub-folder of the training images.")
     add("--val-split", default="validation", metavar="NAME",
         help="Sub-folder of the validation images; val is found too.")  # fmt: skip
-    add("--class-map", default="", metavar="FILE", help="Text file with one class folder a line, in label order.")
+    add(
+        "--class-map",
+        default="",
+        metavar="FILE",
+        help="Text file with one class folder a line, in label order; others are left out.",
+    )
     add("--pipeline", default="imagenet", metavar="NAME",
         help="Ready-made pipeline: imagenet, or cifar (padded crop of small images).")  # fmt: skip
     add("--exclude-list", type=Path, metavar="FILE", help="Text file of images to leave out, one path a line.")
