@@ -17,6 +17,9 @@ except ImportError as error:
 
 from dali_mix.errors import ConfigError as ConfigError
 from dali_mix.errors import DataError as DataError
+from dali_mix.helpers import require_temporary_folder
+
+require_temporary_folder()  # before PyTorch is imported
 
 if TYPE_CHECKING:
     from dali_mix.data.loader import Batch as Batch

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO, Any
 
+_SHARED_MEMORY = "/dev/shm"
 _KEPT_AWAY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -30,6 +31,23 @@ def start_helper(command: Sequence[str], **options: Any) -> subprocess.Popen:
         return subprocess.Popen(command, start_new_session=True, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def require_temporary_folder() -> None:
+    """See to it that there is one: without, as with ``docker run --read-only``, PyTorch cannot be imported.
+
+    Raises:
+        FileNotFoundError: if there is none, nor shared memory to take its place.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        if not os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
+            raise FileNotFoundError(
+                "no folder for temporary files can be written to, and PyTorch needs one: name one in TMPDIR, or give "
+                "the container one with --tmpfs /tmp"
+            ) from error
+        tempfile.tempdir = os.environ["TMPDIR"] = _SHARED_MEMORY
 
 
 def scratch_file() -> IO[bytes]:

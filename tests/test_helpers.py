@@ -5,7 +5,10 @@ import signal
 import subprocess
 import tempfile
 
-from dali_mix.helpers import scratch_file, start_helper
+import pytest
+
+from dali_mix import helpers
+from dali_mix.helpers import require_temporary_folder, scratch_file, start_helper
 
 
 def test_no_signal_but_kill_ends_a_helper_from_its_first_instruction_on():
@@ -31,3 +34,17 @@ def test_a_scratch_file_needs_no_folder(monkeypatch):
         file.flush()
         with open(f"/proc/self/fd/{file.fileno()}", "rb") as again:
             assert again.read() == b"text"
+
+
+def test_where_no_temporary_folder_can_be_written_shared_memory_is_one(monkeypatch):
+    def no_folder():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", no_folder)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    require_temporary_folder()
+    assert tempfile.tempdir == os.environ["TMPDIR"] == "/dev/shm"
+    monkeypatch.setattr(helpers, "_SHARED_MEMORY", "/nonexistent")
+    with pytest.raises(FileNotFoundError, match=r"^no folder .* name one in TMPDIR, or .* --tmpfs /tmp$"):
+        require_temporary_folder()
