@@ -123,6 +123,18 @@ def test_batches_lie_on_the_device_without_a_copy(folder):
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_loop_that_is_left_is_followed_by_the_next_epoch(folder):
+    """What runs of the pipeline is built anew; batches that are kept stay as they are."""
+    with loader_of(folder) as loader:
+        expected = [[batch.labels.tolist() for batch in loader] for _ in range(2)]
+    with loader_of(folder) as loader:
+        kept = next(iter(loader))
+        copy = kept.images.clone()
+        assert [batch.labels.tolist() for batch in loader] == expected[1]
+        assert kept.labels.tolist() == expected[0][0]
+        assert torch.equal(kept.images, copy)
+
+
 def test_batches_are_ready_on_the_stream_that_asks(folder):
     options = {"choices": {"cutmix": 1.0}, "batch_size": 32, "img_size": 224}
     with loader_of(folder, **options) as loader:
