@@ -176,13 +176,16 @@ def _check_size(folder: ImageFolder, img_size: int) -> None:
         if (width, height) != (img_size, img_size):
             hint = f"--img-size {width} (img_size={width})" if width == height else "square images of one size"
             raise ConfigError(
-                f"{str(path)!r} has {width} x {height} pixels, but images of {img_size} x {img_size} are wanted, and this "
-                f"pipeline does not resize them: give {hint}, or --pipeline imagenet"
+                f"{str(path)!r} has {width} x {height} pixels, not the {img_size} x {img_size} that are wanted, and "
+                f"this pipeline does not resize: give {hint}, or --pipeline imagenet"
             )
 
 
 def images_must_have_img_size(jpegs: DataNode, img_size: int) -> DataNode:
-    """The same bytes; stops the pipeline at an image of another size: a graph has no assertion, but an illegal shape."""
+    """The same bytes; stops the pipeline at an image of another size.
+
+    A graph has no assertion, but a reshape to another length is an error.
+    """
     shape = fn.peek_image_shape(jpegs, adjust_orientation=False, dtype=types.INT32, name="peeked_size")
     # -1 stands for the length as it is; a rest of another length than 0 is an error.
     fits = (shape[0:1] == img_size) & (shape[1] == img_size)

@@ -1,12 +1,11 @@
 """ImageNet-style training and validation pipelines.
 
 Training: random-crop decode, resize, augment each image, then CutMix, Mixup or neither for the whole batch, then
-normalise.  Validation: resize, centre crop, normalise, as torchvision does on PIL images, pixel for pixel in place but
-not in value: PIL rounds and clips between its two passes, DALI does not.  Measured on 60 photographs: the mean difference
-is 0.2 grey levels with any filter but "nearest".  With "bilinear" all but one value in a thousand are within one level and
-the largest difference is 12; with "bicubic" the largest is 18 (20 on black letters on white, where 2 % differ by more than
-one), with "lanczos" 31 (37, and 5 %).  "nearest" takes another neighbour for up to 0.3 % of the values, which then differ
-as pixels do.
+normalise.  Validation: resize, crop, normalise, as torchvision does on PIL images, to the pixel in place but not in
+value: PIL rounds and clips between its two passes, DALI does not.  On 60 photographs the mean difference is 0.2 grey
+levels, with any filter.  With "bilinear" at most one value in a thousand differs by more than one level, by up to 12;
+with "bicubic" by up to 18, and on black letters on white by up to 20, 2 % of the values by more than one; with
+"lanczos" by up to 31 and 37, and 5 %.  With "nearest" up to 0.3 % of the values come from the neighbour pixel.
 
     from dali_mix import MixLoader
     from dali_mix.data import scan_image_folder

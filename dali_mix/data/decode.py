@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from nvidia.dali import fn, types
@@ -26,6 +27,9 @@ INTERPOLATION = {
 
 RANDOM = "random"
 """timm's name for a filter drawn for each training image."""
+
+CROP_MODES = ("center", "squash", "border")
+"""timm's names of what validation does with images that are not square."""
 
 MAX_ASPECT = 100
 """Longest side over shortest that ``resize_center_crop`` keeps.  A line of 20000 x 1 pixels would become 5 million
@@ -116,6 +120,8 @@ def resize_center_crop(
     *,
     decoder: str,
     crop_pct: float = 0.875,
+    crop_mode: str = "center",
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
     interpolation: str = "bicubic",
     decoder_settings: DecoderSettings = _DALIS_OWN,
 ) -> DataNode:
@@ -129,25 +135,48 @@ def resize_center_crop(
         img_size: side of the square output in pixels.
         decoder: "mixed" or "cpu".
         crop_pct: in (0, 1], as in timm.
+        crop_mode: of ``CROP_MODES``: timm's "center"; "squash", which resizes both sides, without regard to the
+            aspect ratio; or "border", which resizes the longer side and fills what is left with the mean.
+        mean: colour of the border, in [0, 1].
         interpolation: a key of ``INTERPOLATION``.
         decoder_settings: of the mixed decoder.
 
     Returns:
         uint8 (img_size, img_size, 3), layout HWC.
 
+    Raises:
+        ConfigError: for a mode or filter that is not available.
+
+    Source: timm 1.0.31 ``transforms_imagenet_eval``.
+
     Differs from torchvision: images longer than ``MAX_ASPECT`` times their shorter side are squeezed to that.
     """
+    if crop_mode not in CROP_MODES:
+        raise ConfigError(f"crop_mode must be one of {', '.join(CROP_MODES)}, got {crop_mode!r}")
     images = decode_images(jpegs, decoder=decoder, decoder_settings=decoder_settings)
     height_width = images.shape(dtype=types.INT32)[:2]
-    shorter = fn.reductions.min(height_width)
     target = math.floor(img_size / crop_pct)
-    resized = dali_math.min(height_width * target // shorter, MAX_ASPECT * target)
+    if crop_mode == "squash":
+        resized = height_width * 0 + target
+    elif crop_mode == "border":
+        longer = fn.reductions.max(height_width)
+        floor = height_width * target // longer
+        rest = 2 * (height_width * target - floor * longer)
+        # Python's round: a half goes to the even number.
+        resized = dali_math.max(floor + (rest > longer) + (rest == longer) * (floor - 2 * (floor // 2)), 1)
+    else:
+        resized = dali_math.min(height_width * target // fn.reductions.min(height_width), MAX_ASPECT * target)
     size = fn.cast(resized, dtype=types.FLOAT)  # the only type that resize takes
     images = fn.resize(images, size=size, interp_type=_filter(interpolation), antialias=True)
     margin = resized - img_size
     half = margin // 2
     offset = half + (margin - 2 * half) * (half - 2 * (half // 2))
-    return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1])
+    border: dict[str, Any] = {}
+    if crop_mode == "border":
+        border = {"out_of_bounds_policy": "pad", "fill_values": [float(round(255 * value)) for value in mean]}
+        missing = dali_math.max(-margin, 0)  # cut off at 0: what is padded is halved downwards, not to the even
+        offset = dali_math.max(offset, 0) - missing // 2
+    return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1], **border)
 
 
 def _limit_size(jpegs: DataNode, decoder: str, share: float = 1.0) -> DataNode:

@@ -189,8 +189,9 @@ def test_the_average_is_loaded_only_if_asked_for(tmp_path, model, source, caplog
     torch.save({key: source.state_dict(), average: averaged | head}, tmp_path / "file.pth")
     load_weights(model, tmp_path / "file.pth")
     assert_loaded(model, source)
-    assert not caplog.text
+    assert f"its weights ({key}) are loaded, not their moving average, which --use-ema takes" in caplog.text
     load_weights(model, tmp_path / "file.pth", use_ema=True)
+    assert f"the moving average of its weights ({average}) is loaded" in caplog.text
     assert torch.equal(model.cls_token, source.cls_token * 2)
     assert "its moving average holds the initial weights" in caplog.text
     for name, content in (("plain.pth", {key: source.state_dict(), average: None}), ("bare.pth", source.state_dict())):

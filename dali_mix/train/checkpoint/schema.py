@@ -70,6 +70,7 @@ def check_own(own: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     files = loader["fingerprint"]["num_samples"]
     stand_ins = loader.get("stand_ins", [])
     _STAND_INS(stand_ins, "loader stand_ins")
+    _LOOK_AHEAD(loader.get("look_ahead", [0, 0]), "loader look_ahead")
     for index, other, _ in stand_ins:
         _demand(max(index, other) < files, "loader stand_ins", max(index, other), f"one of {files} files")
 
@@ -246,6 +247,7 @@ _RANDOM = _fields(
     cuda=_absent_or(_tensor(torch.uint8)),
 )
 _STAND_INS = _all(_items(_integer(), _integer(), _text))
+_LOOK_AHEAD = _items(_integer(), _integer())
 _COUNTS = dict.fromkeys(("batches", "images", "summed_batches", "smmix_batches", "skipped", "img_size"), _integer())
 _OWN = _fields(
     loader=_fields(
