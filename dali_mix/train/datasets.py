@@ -156,6 +156,7 @@ class Loaders:
         settings = self._common | {
             "batch_size": self._args.validation_batch_size or self._args.batch_size,
             "crop_pct": self._config["crop_pct"],
+            "crop_mode": self._config["crop_mode"],
             "interpolation": self._config["interpolation"],
         }
         shards = min(self._world.size, len(folder))
