@@ -20,7 +20,14 @@ from dali_mix.train.building import build_trainer, describe
 from dali_mix.train.checkpoint.folders import CHECKPOINTS
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.checkpoint.saver import Saver
-from dali_mix.train.checkpoint.state import load_modules, load_own, load_shared, read_rank, read_shared
+from dali_mix.train.checkpoint.state import (
+    check_buffers,
+    load_modules,
+    load_own,
+    load_shared,
+    read_rank,
+    read_shared,
+)
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.datasets import Data, IdleLoader, Loaders
 from dali_mix.train.distributed import World
@@ -79,6 +86,10 @@ class Epochs:
         self._own: dict[str, Any] | None = None
         self._watches = [FolderWatch(listed) for listed in data.listed] if world.is_main else []
         if start.checkpoint is not None:
+            if start.exact and start.position.epoch > self._epochs:
+                raise ConfigError(
+                    f"{start.checkpoint} claims {start.position.epoch} epochs of {self._epochs}; use another one"
+                )
             self._load(start)
         if not start.exact and start.position.epoch >= self._epochs:
             raise ConfigError(
@@ -274,6 +285,12 @@ class Epochs:
         self._own = read_rank(start.checkpoint, self._world.rank)
         if batch:
             self._tally = Tally.from_state(self._own["tally"])
+        try:
+            check_buffers(self._own, trainer)
+            if self._facts["first_epoch"] == start.first_epoch:
+                self._training.load_state_dict(self._own["loader"])
+        except (ConfigError, RuntimeError) as error:  # RuntimeError: DALI's of a pipeline's state
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(f"{start.checkpoint} cannot be continued: {reason}") from error
         if self._facts["first_epoch"] == start.first_epoch:
-            self._training.load_state_dict(self._own["loader"])
             self._loaders.bad_files.take_over(self._training.bad_images)

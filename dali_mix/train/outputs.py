@@ -16,6 +16,7 @@ from dali_mix.errors import ConfigError
 from dali_mix.train.bad_files import BAD_FILES
 from dali_mix.train.checkpoint.folders import make_folder
 from dali_mix.train.checkpoint.resume import Start
+from dali_mix.train.class_names import class_notes
 from dali_mix.train.config.files import plain_settings
 from dali_mix.train.files import replace_file
 from dali_mix.train.loop import Trainer
@@ -44,6 +45,7 @@ class RunFolder:
     def __init__(self, args: argparse.Namespace, num_classes: int, classes: tuple[str, ...], start: Start) -> None:
         self._args = args
         self._warned = False
+        self._classes = class_notes(classes)
         self.path = start.folder or make_folder(args)
         settings = plain_settings(args) | {"num_classes": num_classes}
         try:
@@ -74,7 +76,7 @@ class RunFolder:
             if self._best() is row:
                 averaged = trainer.ema is not None and self._best_column().startswith("eval_ema_")
                 model = trainer.ema.module if averaged and trainer.ema is not None else trainer.model
-                save_weights(model, self.path / "model_best.safetensors", self._notes(row))
+                save_weights(model, self.path / "model_best.safetensors", self._notes(row) | self._classes)
 
     def finish(self, trainer: Trainer) -> str:
         """Write the final weights; returns the table for the terminal.
@@ -82,9 +84,9 @@ class RunFolder:
         Raises:
             OSError: if they cannot be written.
         """
-        save_weights(trainer.model, self.path / "model.safetensors")
+        save_weights(trainer.model, self.path / "model.safetensors", self._classes)
         if trainer.ema is not None:
-            save_weights(trainer.ema.module, self.path / "model_ema.safetensors")
+            save_weights(trainer.ema.module, self.path / "model_ema.safetensors", self._classes)
         return table(self._final_rows(trainer.model))
 
     def close(self) -> None:
@@ -105,7 +107,7 @@ class RunFolder:
     def _take_over_best(self, run: Path) -> None:
         """The best epoch so far may be one of the run that this one continues."""
         best, row = run / "model_best.safetensors", self._best()
-        if row is not None and read_notes(best) == self._notes(row):
+        if row is not None and self._notes(row).items() <= read_notes(best).items():
             replace_file(self.path / best.name, lambda temporary: shutil.copyfile(best, temporary))
 
     def _notes(self, row: dict[str, float]) -> dict[str, str]:

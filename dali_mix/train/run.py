@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
     data = open_data(args, world)
     model, config = building.create_model(args, data.num_classes, world)
     stage = building.create_stage(args, model, config, data.num_classes)
-    building.load_initial(args, model, stage)
+    building.load_initial(args, model, stage, data.val.classes)
     loaders = Loaders(args, data, config, world, pipelines)
     operators = agree_on_operators(args.native, loaders.backend, world)
     with ExitStack() as stack:
