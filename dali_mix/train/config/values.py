@@ -35,9 +35,7 @@ def check_values(args: argparse.Namespace) -> None:
             if any(unicodedata.category(character) == "Cc" for character in text):
                 raise ConfigError(f"{flag} holds a control character: {text!r}; leave it out")
             if name not in _ANY_BYTES and not is_utf8(text):
-                raise ConfigError(
-                    f"{flag} {text} is not UTF-8, and DALI, safetensors and TensorBoard take no other"
-                )
+                raise ConfigError(f"{flag} {text} is not UTF-8, and DALI, safetensors and TensorBoard take no other")
             if name in _PATHS or isinstance(value, Path):
                 _check_length(flag, text)
     _check_experiment(args.experiment)
