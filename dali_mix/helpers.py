@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Sequence
 from typing import IO, Any
 
+LAUNCHER = "DALI_MIX_LAUNCHER"
+"""Environment variable: the process that a run shall not outlive."""
+
 _SHARED_MEMORY = "/dev/shm"
 _KEPT_AWAY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 

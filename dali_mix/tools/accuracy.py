@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import NoReturn
 
 from dali_mix.errors import ConfigError
 from dali_mix.files import replace_text
+from dali_mix.helpers import LAUNCHER
 from dali_mix.terminal import HelpFormatter
 from dali_mix.text import show
 
@@ -191,7 +193,8 @@ def _train(command: Sequence[str], output: Path, name: str, seed: int, epochs: i
     run = [*command, "--seed", str(seed), "--output", str(output), "--experiment", name]
     log = output / f"{name}.log"
     with log.open("w") as file:
-        code = subprocess.run(run, stdout=subprocess.DEVNULL, stderr=file, check=False).returncode
+        environment = os.environ | {LAUNCHER: str(os.getpid())}  # so that it ends with this process, however that ends
+        code = subprocess.run(run, stdout=subprocess.DEVNULL, stderr=file, env=environment, check=False).returncode
     result = find_result(output, name, epochs) if code == 0 else None
     if result is None:
         lines = log.read_text(errors="replace").strip().splitlines()

@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-_log = logging.getLogger(__name__)
+from dali_mix.helpers import LAUNCHER as LAUNCHER
 
-LAUNCHER = "DALI_MIX_LAUNCHER"
-"""Environment variable: the process that a run shall not outlive."""
+_log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 # Noted when the package is imported, which takes seconds.

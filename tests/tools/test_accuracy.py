@@ -95,6 +95,18 @@ def test_ctrl_c_ends_with_one_line(make, monkeypatch):
     assert "interrupted; the same command continues" in err
 
 
+def test_a_training_ends_with_the_process_that_wants_its_figures(make, monkeypatch):
+    given = []
+
+    def run(*_, env, **__):
+        given.append(env)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(accuracy.subprocess, "run", run)
+    make("--methods", "none")
+    assert given[0]["DALI_MIX_LAUNCHER"] == str(os.getpid())  # see tests/train/recovery/test_launcher.py
+
+
 @pytest.mark.parametrize("method", accuracy.METHODS)
 def test_the_trainer_takes_the_flags_of_every_method(method, tmp_path, capfd, monkeypatch):
     flags = [*accuracy.RECIPE, *accuracy.METHODS[method], "--device", "cpu"]
