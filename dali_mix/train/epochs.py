@@ -17,7 +17,7 @@ from dali_mix.smmix import SMMix
 from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
 from dali_mix.train.building import build_trainer, describe
-from dali_mix.train.checkpoint.folders import CHECKPOINTS
+from dali_mix.train.checkpoint.folders import CHECKPOINTS, end_start
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.checkpoint.saver import Saver
 from dali_mix.train.checkpoint.state import (
@@ -74,7 +74,7 @@ class Epochs:
     ) -> None:
         self._args, self._world, self._data = args, world, data
         self._loaders, self._validation, self._start = loaders, validation, start
-        self._facts = dict(identity)
+        self._facts = identity | {"skipped": start.skipped}
         # Where mixing ends it takes another loader than the one that the checkpoint holds.
         mixing_ends = start.position == Position(args.mixup_off_epoch, 0)
         first_epoch = start.position.epoch if mixing_ends else start.first_epoch
@@ -137,12 +137,14 @@ class Epochs:
                     load_own(self._own, self.trainer)  # last, as all that was built has drawn random numbers
                 if start.folder is None or start.checkpoint is None:
                     self._save_first(start.position)
+                end_start()
                 for epoch in range(start.position.epoch, self._epochs):
                     try:
                         self._one_epoch(epoch, folder, progress, preview)
                     except TrainingError as error:
                         good = self._saver.last_good
                         raise TrainingError(f"{error}; the last good checkpoint is {good or 'none'}") from error
+                self._require_updates()
                 if folder:
                     self._finish(folder)
         finally:
@@ -175,6 +177,7 @@ class Epochs:
         row = self._train_epoch(epoch, progress)
         row |= {"epoch": epoch, "seconds": self._tally.seconds}
         self._rows.append(row)
+        self._facts["skipped"] += self._tally.skipped
         if folder:
             folder.add_epoch(row, self.trainer, preview)
             progress.epoch_done(row)
@@ -252,12 +255,22 @@ class Epochs:
 
     def _finish(self, folder: RunFolder) -> None:
         try:
-            print(folder.finish(self.trainer))
+            table = folder.finish(self.trainer, self._loaders.bad_files.count, self._facts["skipped"])
         except OSError as error:
             raise TrainingError(
                 f"the final weights cannot be written to {folder.path}: {error.strerror}; make room, and run the same "
                 f"command with --auto-resume: the last checkpoint is {self._saver.last}"
             ) from error
+        print(table)
+
+    def _require_updates(self) -> None:
+        """A run that has not changed one weight is no success."""
+        skipped, updates = self._facts["skipped"], self.trainer.updates
+        if updates and skipped >= updates:
+            raise TrainingError(
+                f"none of the {updates} updates was made, as the loss or its gradient was never finite: the weights "
+                f"are still those of the start, and are not written; lower --lr or lengthen --warmup-epochs"
+            )
 
     def _images(self, steps: int) -> int:
         return steps * self._args.batch_size * self._world.size

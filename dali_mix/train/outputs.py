@@ -8,17 +8,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from torch import nn
 
 from dali_mix.errors import ConfigError
+from dali_mix.files import remove_leftovers, replace_file, replace_text
 from dali_mix.train.bad_files import BAD_FILES
-from dali_mix.train.checkpoint.folders import make_folder
+from dali_mix.train.checkpoint.folders import make_folder, note_start
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.class_names import class_notes
 from dali_mix.train.config.files import plain_settings
-from dali_mix.train.files import replace_file
 from dali_mix.train.loop import Trainer
 from dali_mix.train.preview import Preview
 from dali_mix.train.report import Summary, Trackers, WandbOptions, draw_curves, table
@@ -49,10 +50,11 @@ class RunFolder:
         self.path = start.folder or make_folder(args)
         settings = plain_settings(args) | {"num_classes": num_classes}
         try:
-            self.summary = Summary(self.path / "summary.csv", start.rows)
-            (self.path / "args.yaml").write_text(yaml.safe_dump(settings, default_flow_style=None))
-            (self.path / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+            self._prepare(settings, classes, start)
         except OSError as error:
+            if start.folder is None:
+                # Just made, and no run: the next one may have the name.
+                shutil.rmtree(self.path, ignore_errors=True)
             raise ConfigError(f"{self.path} cannot be written: {error.strerror}") from error
         if start.folder is None and start.checkpoint is not None:
             self._take_over_best(start.checkpoint.parents[1])
@@ -62,6 +64,14 @@ class RunFolder:
             wandb = WandbOptions(project, tuple(args.wandb_tags), args.wandb_resume_id or None, self.path.name)
         self._trackers = Trackers(self.path, settings, wandb=wandb, first_step=start.position.epoch)
         _log.info("writing to %s", self.path)
+
+    def _prepare(self, settings: dict[str, Any], classes: tuple[str, ...], start: Start) -> None:
+        """What is in the folder before the first step."""
+        remove_leftovers(self.path)
+        note_start(self._args, self.path)
+        self.summary = Summary(self.path / "summary.csv", start.rows)
+        replace_text(self.path / "args.yaml", yaml.safe_dump(settings, default_flow_style=None))
+        replace_text(self.path / "classes.txt", "".join(f"{name}\n" for name in classes))
 
     def add_epoch(self, row: dict[str, float], trainer: Trainer, preview: Preview) -> None:
         """Write an epoch's row, curves, preview and, if it is the best so far, its weights."""
@@ -78,7 +88,7 @@ class RunFolder:
                 model = trainer.ema.module if averaged and trainer.ema is not None else trainer.model
                 save_weights(model, self.path / "model_best.safetensors", self._notes(row) | self._classes)
 
-    def finish(self, trainer: Trainer) -> str:
+    def finish(self, trainer: Trainer, num_bad: int, skipped: int) -> str:
         """Write the final weights; returns the table for the terminal.
 
         Raises:
@@ -87,7 +97,10 @@ class RunFolder:
         save_weights(trainer.model, self.path / "model.safetensors", self._classes)
         if trainer.ema is not None:
             save_weights(trainer.ema.module, self.path / "model_ema.safetensors", self._classes)
-        return table(self._final_rows(trainer.model))
+        rows = self._final_rows(trainer.model, num_bad)
+        if skipped:
+            rows.append(("skipped updates", f"{skipped} of {trainer.updates}, as they were not finite"))
+        return table(rows)
 
     def close(self) -> None:
         """Let the trackers finish."""
@@ -138,7 +151,7 @@ class RunFolder:
         value = f"{_formatted(metric, own[column])} in epoch {int(own['epoch']) + 1}"
         return [("", f"the model itself had {value}: with --model-ema, model_best holds the average")]
 
-    def _final_rows(self, model: nn.Module) -> list[tuple[str, str]]:
+    def _final_rows(self, model: nn.Module, num_bad: int) -> list[tuple[str, str]]:
         rows, metric = self.summary.rows, self._args.eval_metric
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         lines = [
@@ -161,9 +174,8 @@ class RunFolder:
             ("per epoch", f"{self.path / 'summary.csv'}, which counts epochs from 0, and curves.png"),
         ]
         bad_files = self.path / BAD_FILES
-        if bad_files.exists():
-            count = bad_files.read_bytes().count(b"\n")
-            lines.append(("bad images", f"{count} replaced, see {bad_files}"))
+        if num_bad:
+            lines.append(("bad images", f"{num_bad} replaced" + (f", see {bad_files}" if bad_files.exists() else "")))
         if (self.path / "preview.png").exists():
             lines.append(("preview", str(self.path / "preview.png")))
         return lines

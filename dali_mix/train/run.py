@@ -7,8 +7,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from timm.utils import random_seed
 from torch import nn
@@ -16,6 +17,8 @@ from torch import nn
 from dali_mix import native
 from dali_mix.data import TolerantLoader
 from dali_mix.errors import ConfigError, DataError
+from dali_mix.terminal import forgiving
+from dali_mix.text import OneLine, show
 from dali_mix.train import building
 from dali_mix.train.checkpoint.folders import release
 from dali_mix.train.checkpoint.identity import identity
@@ -25,49 +28,58 @@ from dali_mix.train.datasets import IdleLoader, Loaders, Pipelines, open_data
 from dali_mix.train.distributed import World, open_world
 from dali_mix.train.epochs import Epochs
 from dali_mix.train.evaluate import evaluate
+from dali_mix.train.launcher import follow_launcher
 from dali_mix.train.loop import TrainingError
 from dali_mix.train.operators import agree_on_operators
 from dali_mix.train.optimization import Precision
 from dali_mix.train.outputs import metric_rows
 from dali_mix.train.preview import Preview
 from dali_mix.train.report import table
-from dali_mix.train.signals import EXIT_INTERRUPTED, Stopped
+from dali_mix.train.signals import EXIT_INTERRUPTED, Stopped, starting_signals
 from dali_mix.train.stderr import quiet_decoders
 
 _log = logging.getLogger(__name__)
 
 
-def main(pipelines: Pipelines, argv: Sequence[str] | None = None) -> int:
+def main(pipelines: Pipelines, argv: Sequence[str] | None = None, *, prog: str = "train_imagenet.py") -> int:
     """Run the command line.
 
     Args:
         pipelines: name for ``--pipeline`` to two functions, which make the training and the validation
             pipeline and have parameters named as those of ``pipelines.imagenet``.
         argv: the command line, None for this process's own.
+        prog: what the user calls the program.
 
     Returns:
-        The exit code: 0 done, 1 training had to stop, 2 settings or data that cannot work, 75 stopped by SIGTERM or
-        SIGUSR1 and 130 by SIGINT, with a checkpoint.
+        The exit code: 0 done, 1 training had to stop, 2 settings or data that cannot work, 75 stopped by SIGTERM,
+        SIGUSR1 or SIGHUP and 130 by SIGINT, with a checkpoint.
     """
-    args = parse_args(argv)
+    with forgiving():
+        args = parse_args(argv, prog)
+        return _main(args, pipelines, partial(_complain, prog))
+
+
+def _main(args: argparse.Namespace, pipelines: Pipelines, complain: Callable[[str], None]) -> int:
     try:
-        with quiet_decoders(), open_world(args.device, args.deterministic) as world:
-            _configure_logging(world)
-            _run(args, world, pipelines)
+        with quiet_decoders(), starting_signals():
+            follow_launcher()
+            with open_world(args.device, args.deterministic) as world:
+                _configure_logging(world)
+                _run(args, world, pipelines)
     except (ConfigError, DataError, TrainingError) as error:
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         return 1 if isinstance(error, TrainingError) else 2
     except Stopped as stopped:
         if _rank() == 0:  # all ranks stop at the same place
-            _complain(str(stopped))
+            complain(str(stopped))
         return stopped.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted")
+        complain("interrupted")
         return EXIT_INTERRUPTED
     except RuntimeError as error:
         if "use_deterministic_algorithms" not in str(error):
             raise
-        _complain(f"error: --deterministic: {str(error).splitlines()[0]}")
+        complain(f"error: --deterministic: {str(error).splitlines()[0]}")
         return 2
     return 0
 
@@ -107,7 +119,7 @@ def _evaluate_only(
         print(table([("images", f"{metrics['images']:.0f}"), *metric_rows(metrics)]))
 
 
-def _complain(message: str) -> None:
+def _complain(prog: str, message: str) -> None:
     """Say why the run ends, once: what stops one rank mostly stops all.
 
     Rank 0 speaks first; the launcher then stops the others while they wait here.  If rank 0 is well,
@@ -115,7 +127,7 @@ def _complain(message: str) -> None:
     """
     if _rank():
         time.sleep(5)
-    print(f"train_imagenet.py: {message}", file=sys.stderr)
+    print(show(f"{prog}: {message}"), file=sys.stderr)
 
 
 def _rank() -> int:
@@ -125,5 +137,7 @@ def _rank() -> int:
 
 def _configure_logging(world: World) -> None:
     """Plain lines from the main rank; only errors from the others."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
+    logging.basicConfig(level=logging.WARNING, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(OneLine("%(message)s"))
     logging.getLogger("dali_mix").setLevel(logging.INFO if world.is_main else logging.ERROR)
