@@ -102,7 +102,8 @@ def _names_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> set[
     alike.grad = torch.zeros_like(alike)
     random = torch.get_rng_state()
     try:
-        probe = type(base)([dict(group, params=[alike])])
+        make: Any = type(base)
+        probe = make([dict(group, params=[alike])])
         with torch.compiler.set_stance("force_eager"):
             probe.step()
     except Exception:  # an optimizer of its own kind is not asked

@@ -200,9 +200,10 @@ def _fields(others: Check | None = None, /, **checks: Check) -> Check:
         for field, each in checks.items():
             _demand(field in value, name, sorted(map(str, value))[:5], f"a mapping with {field!r}")
             each(value[field], f"{name} {field}".strip())
-        for field in value.keys() - checks.keys() if others else ():
-            _text(field, f"a key of {name}")
-            others(value[field], f"{name} {field}".strip())
+        if others is not None:
+            for field in value.keys() - checks.keys():
+                _text(field, f"a key of {name}")
+                others(value[field], f"{name} {field}".strip())
 
     return check
 
