@@ -153,9 +153,7 @@ def _check_pickle(file: IO[bytes]) -> None:
         raise UntrustedError("is damaged, or holds more than data; save its state_dict alone") from error
     if foreign:
         named = [name for name in foreign if not name.startswith("pickle's")] or foreign
-        raise UntrustedError(
-            f"is damaged, or holds more than data ({', '.join(sorted(set(named)))}); save its state_dict alone"
-        )
+        raise UntrustedError(f"holds more than data ({', '.join(sorted(set(named)))}); save its state_dict alone")
 
 
 _MARK = -1
