@@ -146,9 +146,11 @@ def test_settings_reach_the_mixed_decoder(decode):
 
 
 @pytest.mark.parametrize("build", [imagenet_train, imagenet_val, cifar_train, cifar_val])
-def test_a_pipeline_hands_its_settings_on_and_the_cpu_decoder_says_that_it_has_none(image_folder, caplog, build):
+def test_a_pipeline_hands_its_settings_on_and_the_cpu_decoder_says_that_it_has_none(tmp_path, caplog, build):
     settings = DecoderSettings(hw_decoder_load=0.5, host_memory_padding=len(build.__name__) + len(build.__module__))
-    folder = scan_image_folder(image_folder / "val")
+    (tmp_path / "class").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "class" / "0.jpg")
+    folder = scan_image_folder(tmp_path)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             build(folder, batch_size=4, device="cpu", decoder_settings=settings)
