@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from dali_mix.data import Batch
+from dali_mix.files import replace_file
 from dali_mix.smmix import SMMix
 from dali_mix.smmix.stage import Mixture
 from dali_mix.text import show
-from dali_mix.train.files import replace_file
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Row: TypeAlias = list[tuple[Image.Image, str]]  # tiles and their captions

@@ -18,9 +18,9 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError
+from dali_mix.files import replace_file
 from dali_mix.smmix import SMMix
 from dali_mix.train.checkpoint.store import verify, verify_member
-from dali_mix.train.files import replace_file
 from dali_mix.train.untrusted import UntrustedError, load_data
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dali_mix.train.files import replace_file
+from dali_mix.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

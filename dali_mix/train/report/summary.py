@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from dali_mix.train.files import replace_file
+from dali_mix.files import replace_file
 
 COLUMNS = (
     "epoch",
