@@ -2,10 +2,11 @@
 
 Training: random-crop decode, resize, augment each image, then CutMix, Mixup or neither for the whole batch, then
 normalise.  Validation: resize, crop, normalise, as torchvision does on PIL images, to the pixel in place but not in
-value: PIL rounds and clips between its two passes, DALI does not.  On 60 photographs the mean difference is 0.2 grey
-levels, with any filter.  With "bilinear" at most one value in a thousand differs by more than one level, by up to 12;
-with "bicubic" by up to 18, and on black letters on white by up to 20, 2 % of the values by more than one; with
-"lanczos" by up to 31 and 37, and 5 %.  With "nearest" up to 0.3 % of the values come from the neighbour pixel.
+value: PIL rounds and clips between its two passes, DALI does not.  On photographs the mean difference is at most 0.2
+grey levels.  With "bilinear" none is larger than one level, but at the picture's own edge, where the crop reaches it
+(crop_pct 1.0): there PIL leaves out what lies outside and DALI repeats the edge, up to 15.  With "bicubic" they are up
+to 18, and on black letters on white up to 20, 2 % of the values by more than one; with "lanczos" up to 31 and 37, and
+5 %.  With "nearest" up to 0.3 % of the values come from the neighbour pixel.
 
     from dali_mix import MixLoader
     from dali_mix.data import scan_image_folder

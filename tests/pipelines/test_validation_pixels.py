@@ -1,5 +1,6 @@
 """What validation makes of an image, against timm's transforms on PIL images."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -66,6 +67,17 @@ def test_how_far_a_page_of_text_is_from_pils(pictures, interpolation, largest, s
     assert found.max() <= largest
     assert (found > 1).float().mean() <= share
     assert found.mean() < 1
+
+
+def test_bilinear_is_another_only_at_the_pictures_own_edge(tmp_path):
+    """There PIL leaves out what lies outside, and DALI repeats the edge."""
+    (tmp_path / "c").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "c" / "x.png")
+    assert differences(tmp_path, interpolation="bilinear").max() <= 1
+    found = differences(tmp_path, interpolation="bilinear", crop_pct=1.0)
+    assert found[..., 1:-1, :].max() <= 1
+    assert found[..., [0, -1], :].max() <= 60  # of noise; 15 of photographs
 
 
 def folder_of(path, *sizes):
