@@ -130,12 +130,13 @@ def loaded(monkeypatch):
     """The branches of the batches that pipelines have delivered."""
     branches = []
 
-    def load(self, original=MixLoader.__next__):
+    def load(self, original=MixLoader._advance):
         batch = original(self)
-        branches.append((batch.branch, batch.images.dtype))
+        if batch is not None:
+            branches.append((batch.branch, batch.images.dtype))
         return batch
 
-    monkeypatch.setattr(MixLoader, "__next__", load)
+    monkeypatch.setattr(MixLoader, "_advance", load)
     return branches
 
 
