@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST
 
 ROOT = Path(__file__).parents[2]
@@ -65,15 +66,12 @@ def test_two_launchers_train_one_model(tmp_path, flags, environment):
     assert len(run_folders(tmp_path)) == 1
 
 
-def test_a_clusters_variables_alone_change_nothing(tmp_path, flags, environment):
+def test_a_clusters_variables_alone_change_nothing(tmp_path, flags):
     slurm = {
         "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "2",
         "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_STEP_NODELIST": "node[1-2]",
     }  # fmt: skip
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train_imagenet.py"), *flags],
-        cwd=tmp_path, env=environment | slurm, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+    result = run_ranks(ROOT / "train_imagenet.py", *flags, cwd=tmp_path, env=slurm)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("best top-1") == 1
     assert len(run_folders(tmp_path)) == 1
@@ -114,7 +112,7 @@ def test_the_batch_file_is_bash():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("gpus", [None, "2"])
+@pytest.mark.parametrize("gpus", [pytest.param(None, marks=pytest.mark.long), "2"])
 def test_the_batch_file_trains(tmp_path, flags, slurm, gpus):
     # Where the cluster counts GPUs there is a rank for each; here they compute on the CPU.
     slurm |= {"SLURM_GPUS_ON_NODE": gpus} if gpus else {}
@@ -130,6 +128,7 @@ def test_the_batch_file_trains(tmp_path, flags, slurm, gpus):
     assert re.search(rf"^workers: {threads}$", (tmp_path / "out/batch-4711/args.yaml").read_text(), re.M)
 
 
+@pytest.mark.long
 def test_the_batch_file_passes_the_exit_code_on(tmp_path, flags, slurm):
     result = subprocess.run(
         ["bash", str(BATCH_FILE), *flags, "--num-classes", "7"],

@@ -99,7 +99,7 @@ def operators_of(folder):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("mode", ["auto", "on"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("on", marks=pytest.mark.long)])
 def test_a_rank_without(tmp_path, image_folder, monkeypatch, mode):
     need_native()
     (tmp_path / "sitecustomize.py").write_text(WITHOUT)

@@ -8,30 +8,18 @@ import time
 
 import pytest
 
+from tests.ranks import run_ranks
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import assert_same_result
-from tests.train.test_run import ENTRY, run_command
+from tests.train.test_run import ENTRY
 
 pytestmark = pytest.mark.distributed
 
 
 def test_a_rank_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path, image_folder):
-    flags = [
-        *FAST,
-        "--smmix",
-        "--mixup",
-        0.8,
-        "-b",
-        5,
-        "--epochs",
-        6,
-        "--checkpoint-steps",
-        1,
-        "--data-dir",
-        image_folder,
-    ]
+    flags = [*FAST, *"--smmix --mixup 0.8 -b 5 --epochs 5 --checkpoint-steps 1".split(), "--data-dir", image_folder]
     # An older run with the same settings, which a restart must not take for its own.
-    result = run_command(*flags, "--output", tmp_path / "out", ranks=2, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--output", tmp_path / "out", ranks=2, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (whole,) = (tmp_path / "out").iterdir()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3"]
@@ -42,7 +30,7 @@ def test_a_rank_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path, image_f
     ) as process:  # fmt: skip
         try:
             said = []
-            while "epoch 2/6" not in (line := process.stderr.readline()):
+            while "epoch 2/5" not in (line := process.stderr.readline()):
                 assert line, "".join(said)
                 said.append(line)
             time.sleep(0.2)
