@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(no_gpu)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What was logged may hold names that are no text, and reports travel between processes as UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(scope="module", params=["native", "portable"])
 def implementation(request):
     """What the graphs of a test are made of; a test that asks for it runs on both."""
