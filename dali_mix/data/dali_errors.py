@@ -31,6 +31,8 @@ _CHECKS = {
 }
 """What functions refuse that stop a graph by an illegal operation, the portable graph's checks above all."""
 
+_LOOKS_AT_HEADER = "operator `nvidia.dali.fn.peek_image_shape`"
+
 _WORDS: tuple[tuple[str, str], ...] = (
     (r"IsDenseTensor", _SIZES),
     (r"the images of a batch must have one size", _SIZES),
@@ -40,6 +42,10 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"Unsupported input type: (\w+) Supported types: uint8, int16", _TYPE),
     (r"Invalid type \(\w+ operand\): (float16)", _TYPE),
     (r'The layout "(\w+)" does not match .*Valid layouts are: HWC FHWC', _LAYOUT),
+    (
+        r"labels must be integers, got (float\w*|double)",
+        "labels must be integers, got {}; fn.cast class numbers, one-hot rows go through fn.arg_max first",
+    ),
     (r"^(?:soft_targets: )?((?:labels? |images must be |image_size says |pairing=|mean and std have ).*)", "{}"),
 )
 """DALI's words, and those of the native operators, for what only the pipeline's author can mend."""
@@ -60,6 +66,8 @@ def mistake_of(error: Exception) -> str | None:
     No other file would mend it.
     """
     trace, cause = _parts(error)
+    if _LOOKS_AT_HEADER in trace:
+        return None  # a file that cannot be read has no size, be the check what it may
     for name, words in _CHECKS.items():
         if f"in {name}\n" in trace:
             return words

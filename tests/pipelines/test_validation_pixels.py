@@ -1,5 +1,7 @@
 """What validation makes of an image, against timm's transforms on PIL images."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image, ImageDraw
 from timm.data import create_transform
 
 from dali_mix import MixLoader
+from dali_mix.data import TolerantLoader, scan_image_folder
 from dali_mix.errors import ConfigError
 from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_val
@@ -105,3 +108,14 @@ def test_one_image_of_another_size_stops_the_pipeline(tmp_path, build, monkeypat
         pytest.raises(Exception, match="an image has another size than img_size, and this pipeline does not resize"),
     ):
         next(iter(loader))
+
+
+@pytest.mark.parametrize(("build", "last_batch"), [(cifar_train, "drop"), (cifar_val, "partial")])
+def test_a_file_that_is_no_image_is_replaced_and_not_taken_for_one_of_another_size(tmp_path, build, last_batch):
+    folder = scan_image_folder(folder_of(tmp_path, (32, 32), (32, 32), (32, 32)))
+    bad = tmp_path / "a" / "001.png"
+    bad.write_bytes(b"this is no image, but as long as the header of one")
+    graph = partial(build, batch_size=2, img_size=32, device="cpu", num_threads=1)
+    with TolerantLoader(graph, folder, last_batch) as loader:
+        assert len(list(loader)) == 3
+        assert [image.path for image in loader.bad_images] == [str(bad)]
