@@ -17,7 +17,7 @@ from dali_mix.data.exclusion import find_named
 from dali_mix.data.left_out import LeftOut, count_extensions
 from dali_mix.data.listing import ClassLister, Kind, is_folder, kind_of, list_folder
 from dali_mix.errors import ConfigError
-from dali_mix.text import fits_a_line, is_utf8
+from dali_mix.text import fits_a_line, is_utf8, show
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,8 @@ def _check_names(names: Sequence[str], root: Path) -> None:
             raise ConfigError(f"{name!r} is not the name of a class folder in {root}; give names without a path")
         if not (is_utf8(name) and fits_a_line(name)):
             raise ConfigError(
-                f"the class folder {name!r} in {root} has a name that is no line of UTF-8 text, so no list of classes "
-                f"can hold it; rename it, or choose others with --class-map"
+                f"the class folder '{show(name)}' in {root} has a name that is no line of UTF-8 text, so no list of "
+                f"classes can hold it; rename it, or choose others with --class-map"
             )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -58,7 +58,8 @@ def _known_names(path: Path) -> tuple[str, list[str] | None]:
     places = [folder, *([folder.parent.parent] if folder.parent.name == "checkpoints" else [])]
     for place in places:
         if (text := _text(place / "classes.txt")) is not None:
-            return str(place / "classes.txt"), text.split("\n")[:-1] if text.endswith("\n") else text.split("\n")
+            # As a class map is read: it may have been saved by an editor.
+            return str(place / "classes.txt"), [line.strip() for line in text.splitlines() if line.strip()]
         if (text := _text(place / "config.json")) is not None:
             try:
                 content = json.loads(text)
@@ -77,6 +78,6 @@ def _names(value: object) -> list[str] | None:
 def _text(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            return file.read(_MOST_BYTES).decode("utf-8", "surrogateescape")
+            return file.read(_MOST_BYTES).decode("utf-8-sig", "surrogateescape")
     except OSError:
         return None

@@ -1,8 +1,9 @@
 """Files of ``torch.save`` from others: read as data, in no more memory than a small multiple of their size.
 
 ``torch.load(weights_only=True)`` runs no code, but trusts what a file says of its own size: it inflates compressed
-members, makes ``bytearray(2_000_000_000)`` where a pickle asks for it, and ends in a segmentation fault on a tuple
-that is nested a million times and used as a key.  So the file is looked through before it is loaded.
+members, makes ``bytearray(2_000_000_000)`` where a pickle asks for it, ends in a segmentation fault on a tuple
+that is nested a million times and used as a key, and never ends on one that holds twice what holds twice what ...  So
+the file is looked through before it is loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +30,9 @@ _LEGACY_PICKLES = 5  # magic number, protocol, byte order, content, keys of the 
 _MOST_OPERATIONS = 500_000
 """Of a pickle.  A state of 10,000 tensors has 250,000; each may come to several hundred bytes."""
 _MOST_NESTING = 100
+_MOST_PARTS = 20 * _MOST_OPERATIONS
+"""Of all that the operations of a pickle are given, each counted with what it holds, as often as it holds it: so many
+steps a key takes to be hashed.  In the files of training runs it is about five times the operations."""
 _MOST_COPIES = 8
 """Bytes of all tensors over bytes of the file; tied weights are views of the same bytes."""
 _SMALL_BYTES = 1 << 20
@@ -128,10 +133,10 @@ def _check_end(file: IO[bytes], size: int) -> None:
 
 def _check_pickle(file: IO[bytes]) -> None:
     """Nothing but data, and of bounded size and depth; the file is then behind the pickle."""
-    stack: list[int] = []  # how deep each object nests; _MARK for a mark
-    memo: dict[int, int] = {}
+    stack: list[_Object | None] = []  # None for a mark
+    memo: dict[int, _Object | None] = {}
     foreign: list[str] = []
-    count = 0
+    count = parts = 0
     try:
         for opcode, argument, _ in pickletools.genops(file):
             count += 1
@@ -146,7 +151,9 @@ def _check_pickle(file: IO[bytes]) -> None:
             if len(foreign) > 2:
                 break
             if not foreign:
-                _follow(opcode, argument, stack, memo)
+                parts += _follow(opcode, argument, stack, memo)
+            if parts > _MOST_PARTS:
+                raise UntrustedError(f"comes to more than {_MOST_PARTS} things; save its state_dict alone")
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         if isinstance(error, UntrustedError):
             raise
@@ -156,31 +163,49 @@ def _check_pickle(file: IO[bytes]) -> None:
         raise UntrustedError(f"holds more than data ({', '.join(sorted(set(named)))}); save its state_dict alone")
 
 
-_MARK = -1
 _ADDING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")
 
 
-def _follow(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[int], memo: dict[int, int]) -> None:
-    """What an operation does to the stack, as far as depth goes."""
+@dataclass
+class _Object:
+    """What a pickle makes.
+
+    Fields:
+        depth: how deep it nests.
+        parts: what it holds, and what that holds, as often as it is held.
+    """
+
+    depth: int
+    parts: int
+
+
+def _follow(
+    opcode: pickletools.OpcodeInfo, argument: Any, stack: list[_Object | None], memo: dict[int, _Object | None]
+) -> int:
+    """What an operation does to the stack, as far as depth and size go; returns the parts that it is given."""
     if opcode.name in ("BINPUT", "LONG_BINPUT"):
         memo[argument] = stack[-1]
-        return
+        return 0
     if opcode.name in ("BINGET", "LONG_BINGET"):
         stack.append(memo[argument])
-        return
-    taken: list[int] = []
+        return 0
+    taken: list[_Object] = []
     for kind in reversed(opcode.stack_before):
         if kind is pickletools.stackslice:
-            while stack[-1] != _MARK:
-                taken.append(stack.pop())
-        else:
-            taken.append(stack.pop())
-    inner = max(taken[:-1] if opcode.name in _ADDING else taken, default=_MARK)
-    depth = max(taken[-1], inner + 1) if opcode.name in _ADDING else inner + 1
-    if depth > _MOST_NESTING:
+            while (each := stack.pop()) is not None:
+                taken.append(each)
+            stack.append(None)
+        elif (each := stack.pop()) is not None:
+            taken.append(each)
+    made = taken.pop() if opcode.name in _ADDING else _Object(0, 1)  # the same object, also where the memo has it
+    parts = sum(each.parts for each in taken)
+    made.depth = max(made.depth, *(each.depth + 1 for each in taken)) if taken else made.depth
+    made.parts += parts
+    if made.depth > _MOST_NESTING:
         raise UntrustedError(f"nests deeper than {_MOST_NESTING}; save its state_dict alone")
     for kind in opcode.stack_after:
-        stack.append(_MARK if kind is pickletools.markobject else depth)
+        stack.append(None if kind is pickletools.markobject else made)
+    return parts
 
 
 def _is_element_type(name: str) -> bool:

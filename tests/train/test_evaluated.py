@@ -110,12 +110,16 @@ def test_where_the_names_are_known(run, tmp_path):
     (tmp_path / "hub").mkdir()
     shutil.copy(run / "model.safetensors", tmp_path / "hub" / "weights.bin")
     (tmp_path / "hub" / "config.json").write_text('{"label_names": ["' + '", "'.join(names) + '"]}')
+    (tmp_path / "edited").mkdir()
+    shutil.copy(run / "model.safetensors", tmp_path / "edited" / "weights.bin")
+    (tmp_path / "edited" / "classes.txt").write_bytes("\r\n".join(["\ufeff" + names[0], *names[1:]]).encode())
     checkpoint = run / "checkpoints" / "checkpoint-1-0"
     for path in (
         tmp_path / "moved.safetensors",
         run / "model.safetensors",
         checkpoint,
         tmp_path / "hub" / "weights.bin",
+        tmp_path / "edited" / "weights.bin",
     ):
         check_class_names(path, names, refuse=True)
         with pytest.raises(ConfigError, match="that of the data is 'another'"):
