@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -27,7 +28,8 @@ class EpochLoader(ABC):
         if after_break not in AFTER_BREAK:
             raise ConfigError(f"after_break must be one of {', '.join(AFTER_BREAK)}, got {after_break!r}")
         self._after_break = after_break
-        self._epoch: _Epoch | None = None
+        # Weakly: it holds the loader, and a loader that is dropped must free its pipeline's memory at once.
+        self._newest: weakref.ref[_Epoch] | None = None
         self._continues = False
 
     @abstractmethod
@@ -54,18 +56,23 @@ class EpochLoader(ABC):
         batch = self._advance()
         self._continues = False
         if batch is None:
-            if self._epoch is not None:
-                self._epoch.is_over = True
+            self._end_newest()
             raise StopIteration
         return batch
 
+    def _end_newest(self) -> None:
+        epoch = self._newest() if self._newest is not None else None
+        if epoch is not None:
+            epoch.is_over = True
+
     def _begin(self, epoch: _Epoch) -> None:
         """Stand at the beginning of an epoch, or in the middle where this is to go on."""
-        before, self._epoch = self._epoch, epoch
         goes_on = self._continues or self._after_break == "rest"
-        if self.delivered == len(self):
-            if before is not None:
-                before.is_over = True
+        at_end = self.delivered == len(self)
+        if at_end:
+            self._end_newest()
+        self._newest = weakref.ref(epoch)
+        if at_end:
             self._advance()
         elif self.delivered and not goes_on and not self._skip_rest():
             while self._advance() is not None:
@@ -74,7 +81,7 @@ class EpochLoader(ABC):
 
     def _take(self, epoch: _Epoch) -> Batch | None:
         """The next batch of an epoch that has begun."""
-        if self._epoch is not epoch:
+        if self._newest is None or self._newest() is not epoch:
             raise ConfigError(
                 "a newer loop over this loader has begun, and there is one stream of batches; make a loader, with a "
                 "pipeline of its own, for each loop"

@@ -1,5 +1,7 @@
 """Loops over the loaders end and begin as those over a DataLoader do, however they count."""
 
+import gc
+import weakref
 from itertools import chain, islice
 
 import pytest
@@ -232,3 +234,18 @@ def test_what_a_loop_left_within_its_epoch_is_followed_by(folder):
         training(folder, after_break="again")
     with pytest.raises(ConfigError, match="after_break='rest' is for training"):
         MixLoader(imagenet_val(folder, **OPTIONS), "partial", after_break="rest")
+
+
+@LOADERS
+def test_a_loader_that_is_dropped_after_a_loop_is_freed_at_once(folder, loader):
+    """A pipeline holds gigabytes of a GPU; Python's search for cycles may come much later, or never."""
+    made = training(folder, loader)
+    freed = weakref.ref(made)
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(list(made)) == len(made)
+        del made
+        assert freed() is None
+    finally:
+        gc.enable()
