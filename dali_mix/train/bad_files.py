@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from dali_mix.data import BadImage, ImageFolder
-from dali_mix.errors import DataError
-from dali_mix.files import append_line
+from dali_mix.errors import ConfigError, DataError
+from dali_mix.files import append_line, open_own
 from dali_mix.text import fits_a_line
 
 _log = logging.getLogger(__name__)
 
 BAD_FILES = "bad_files.txt"
 """Name of the list in a run's folder."""
-
-_ANY_NAME: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""File names need not be text."""
 
 _SHOWN = 10
 """Files that a message names; the list has all."""
@@ -50,9 +47,17 @@ class BadFiles:
         return self._report
 
     def write_to(self, path: Path) -> None:
-        """Name the files in a list, which ``--exclude-list`` takes; what it names already is not said again."""
-        if path.exists():
-            self._known.update(path.read_text(**_ANY_NAME).split("\n"))
+        """Name the files in a list, which ``--exclude-list`` takes; what it names already is not said again.
+
+        Raises:
+            ConfigError: if there is something else in its place, such as a link.
+        """
+        if os.path.lexists(path):
+            try:
+                with open_own(path, os.O_RDWR) as file:
+                    self._known.update(file.read().decode(errors="surrogateescape").split("\n"))
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be continued: {error.strerror}") from error
             self._known.discard("")
         self._list = path
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from dali_mix.data import BadImage, ImageFolder
+from dali_mix.errors import ConfigError
 from dali_mix.train import run as run_module
 from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.checkpoint.store import Position
@@ -183,3 +184,22 @@ def test_a_name_that_is_no_text_is_listed_all_the_same(tmp_path):
     again.write_to(tmp_path / "bad_files.txt")
     again.add([BadImage(path, "truncated")])
     assert (tmp_path / "bad_files.txt").read_bytes().count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"),
+    [
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: os.mkfifo(path), "is no regular file, remove it"),
+        (lambda path: path.symlink_to("other.txt"), "is a link, remove it"),
+    ],
+    ids=["folder", "FIFO", "link"],
+)
+def test_what_stands_in_the_place_of_the_list_is_refused_and_not_read(tmp_path, plant, message):
+    """A FIFO would be waited for; what a link leads to would count as told already."""
+    (tmp_path / "other.txt").write_text("/data/train/a/1.jpg\n")
+    plant(tmp_path / "bad_files.txt")
+    bad_files = BadFiles("replace", 1.0)
+    with pytest.raises(ConfigError, match=message):
+        bad_files.write_to(tmp_path / "bad_files.txt")
+    assert bad_files.count == 0
