@@ -190,8 +190,8 @@ def _read_sums(path: Path) -> dict[str, Any]:
         content = json.loads((path / _SUMS).read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} is damaged: {_SUMS} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {_SUMS} is not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {_SUMS} is not JSON of a checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise CheckpointError(f"{path} has another format than this version of dali_mix reads")
     files = content.get("files")

@@ -146,6 +146,13 @@ def test_a_list_of_files_never_leads_out_of_the_folder(tmp_path, names):
         verify(path)
 
 
+def test_a_list_of_files_that_nests_without_end_is_damaged(tmp_path):
+    path = save(CheckpointStore(tmp_path / "checkpoints"), 0, 0)
+    (path / "checksums.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"is damaged: checksums\.json is not JSON"):
+        verify(path)
+
+
 def test_nothing_to_find(tmp_path):
     assert complaints_of(CheckpointStore(tmp_path / "absent")) == (None, [])
     (tmp_path / "checkpoint-1-0.tmp").mkdir()
