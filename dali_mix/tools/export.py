@@ -1,4 +1,4 @@
-"""``python -m dali_mix.tools.export RUN OUT``: a run's weights as a folder that timm and the Hugging Face hub take.
+"""``dali-mix export RUN OUT``: a run's weights as a folder that timm and the Hugging Face hub take.
 
 ``timm.create_model("local-dir:OUT", pretrained=True)`` loads it, for PVT v1 and PyramidNet after ``import
 dali_mix.models``; ``huggingface_hub.upload_folder`` publishes it.
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import timm
 import torch
-import yaml
 from torch import nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.text import show
 from dali_mix.train.building import create_model
+from dali_mix.train.class_names import read_class_names
 from dali_mix.train.config import build_parser
+from dali_mix.train.config.files import read_config
 from dali_mix.train.distributed import World
 from dali_mix.train.weights import export_to_hub_folder, load_weights, require_new_folder
 
@@ -45,18 +46,13 @@ def export(run: Path, out: Path, ema: bool = False) -> Path:
         # It is neither in the weights nor in timm's config: the exported model would answer differently.
         raise ConfigError(f"{run} was trained with --bn-eps {settings.bn_eps:g}, which timm's config cannot hold")
     load_weights(model, weights, whole=True)
-    classes = run / "classes.txt"
-    names = classes.read_text("utf-8").rstrip("\n").split("\n") if classes.is_file() else None
-    export_to_hub_folder(model, out, model_name=settings.model, classes=names, config=config)
+    export_to_hub_folder(model, out, model_name=settings.model, classes=read_class_names(run), config=config)
     return out
 
 
 def _settings(run: Path) -> argparse.Namespace:
-    try:
-        content = yaml.safe_load((run / "args.yaml").read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{run / 'args.yaml'} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("num_classes"), int):
+    content = read_config(run / "args.yaml", flag="")
+    if not isinstance(content.get("num_classes"), int):
         raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it names no num_classes")
     if not isinstance(content.get("model"), str) or not isinstance(content.get("model_kwargs", {}), dict):
         raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it needs a model, and model_kwargs by name")
@@ -68,7 +64,7 @@ def _settings(run: Path) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 with one line for what cannot work."""
     parser = argparse.ArgumentParser(
-        prog="python -m dali_mix.tools.export",
+        prog="dali-mix export",
         description="Write a run's weights as a folder that timm and the Hugging Face hub take.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="Folder of a finished run.")

@@ -57,9 +57,8 @@ def _known_names(path: Path) -> tuple[str, list[str] | None]:
     # A checkpoint lies two folders below the run's.
     places = [folder, *([folder.parent.parent] if folder.parent.name == "checkpoints" else [])]
     for place in places:
-        if (text := _text(place / "classes.txt")) is not None:
-            # As a class map is read: it may have been saved by an editor.
-            return str(place / "classes.txt"), [line.strip() for line in text.splitlines() if line.strip()]
+        if (names := read_class_names(place)) is not None:
+            return str(place / "classes.txt"), names
         if (text := _text(place / "config.json")) is not None:
             try:
                 content = json.loads(text)
@@ -69,6 +68,13 @@ def _known_names(path: Path) -> tuple[str, list[str] | None]:
             if names is not None:
                 return f"label_names in {place / 'config.json'}", names
     return "", None
+
+
+def read_class_names(folder: Path) -> list[str] | None:
+    """The names in a run's ``classes.txt``, in the order of the logits; None if it has none."""
+    text = _text(folder / "classes.txt")
+    # As a class map is read: it may have been saved by an editor.
+    return None if text is None else [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _names(value: object) -> list[str] | None:

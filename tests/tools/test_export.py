@@ -32,6 +32,8 @@ def test_an_exported_run_is_the_same_model_in_plain_timm(train, tmp_path):  # no
         ({}, "does not exist; give the folder of a finished run"),
         ({"model.safetensors": "x"}, "args.yaml cannot be read"),
         ({"model.safetensors": "x", "args.yaml": "a: 1"}, "names no num_classes"),
+        ({"model.safetensors": "x", "args.yaml": "a: " + "[" * 5000}, "args.yaml is not YAML"),
+        ({"model.safetensors": "x", "args.yaml": "a: !!int ''"}, "args.yaml is not YAML"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, files, message):

@@ -19,8 +19,12 @@ _MAX_BYTES, _MAX_VALUES, _MAX_CHARACTERS = 1 << 16, 10_000, 2048
 enough that whoever prints, compares or converts them is done at once."""
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, flag: str = "--config ") -> dict[str, Any]:
     """The mapping in a YAML file; its keys are flag names with "_" or "-".
+
+    Args:
+        path: of the file.
+        flag: what stands before the path in errors.
 
     Raises:
         ConfigError: if it cannot be read, is no mapping, or is larger than settings can be.
@@ -29,7 +33,7 @@ def read_config(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{flag}{path} cannot be read: {error.strerror}") from error
     try:
         if len(raw) > _MAX_BYTES:
             raise ConfigError(f"it is larger than {_MAX_BYTES >> 10} KiB")
@@ -37,15 +41,15 @@ def read_config(path: Path) -> dict[str, Any]:
         _count_values(yaml.compose(text, yaml.SafeLoader), {})
         content = yaml.safe_load(text)
     except ConfigError as error:
-        raise ConfigError(f"--config {path} cannot be settings: {error}") from error
+        raise ConfigError(f"{flag}{path} cannot be settings: {error}") from error
     except Exception as error:
         # Also what PyYAML lets out where a value is not of its tag: IndexError, KeyError, AttributeError ...
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"--config {path} is not YAML: {reason}") from error
+        raise ConfigError(f"{flag}{path} is not YAML: {reason}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"--config {path} must hold lines of the form flag_name: value")
+        raise ConfigError(f"{flag}{path} must hold lines of the form flag_name: value")
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 

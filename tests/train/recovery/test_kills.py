@@ -144,7 +144,7 @@ def killed_run(flags, ranks, tmp_path, name, kills, rng):
 
 def survives(tmp_path, image_folder, ranks, kills, epochs):
     flags = [*FAST, *FLAGS, "-b", 10 // ranks, "--epochs", epochs, "--data-dir", image_folder, "--output", tmp_path]
-    result = run_ranks(ENTRY, *flags, "--experiment", "whole", ranks=ranks, cwd=tmp_path)
+    result = run_ranks(ENTRY, *flags, "--experiment", "whole", ranks=ranks, cwd=tmp_path, timeout=1800)
     assert result.returncode == 0, result.stderr
     rng = random.Random(kills * 10 + ranks)
     places = []
