@@ -154,18 +154,7 @@ def resize_center_crop(
     if crop_mode not in CROP_MODES:
         raise ConfigError(f"crop_mode must be one of {', '.join(CROP_MODES)}, got {crop_mode!r}")
     images = decode_images(jpegs, decoder=decoder, decoder_settings=decoder_settings)
-    height_width = images.shape(dtype=types.INT32)[:2]
-    target = math.floor(img_size / crop_pct)
-    if crop_mode == "squash":
-        resized = height_width * 0 + target
-    elif crop_mode == "border":
-        longer = fn.reductions.max(height_width)
-        floor = height_width * target // longer
-        rest = 2 * (height_width * target - floor * longer)
-        # Python's round: a half goes to the even number.
-        resized = dali_math.max(floor + (rest > longer) + (rest == longer) * (floor - 2 * (floor // 2)), 1)
-    else:
-        resized = dali_math.min(height_width * target // fn.reductions.min(height_width), MAX_ASPECT * target)
+    resized = _resized(images.shape(dtype=types.INT32)[:2], math.floor(img_size / crop_pct), crop_mode)
     size = fn.cast(resized, dtype=types.FLOAT)  # the only type that resize takes
     images = fn.resize(images, size=size, interp_type=_filter(interpolation), antialias=True)
     margin = resized - img_size
@@ -177,6 +166,19 @@ def resize_center_crop(
         missing = dali_math.max(-margin, 0)  # cut off at 0: what is padded is halved downwards, not to the even
         offset = dali_math.max(offset, 0) - missing // 2
     return fn.slice(images, start=offset, shape=[img_size, img_size], axes=[0, 1], **border)
+
+
+def _resized(height_width: DataNode, target: int, crop_mode: str) -> DataNode:
+    """Height and width after the resize of a crop mode; int32 (2,)."""
+    if crop_mode == "squash":
+        return height_width * 0 + target
+    if crop_mode == "border":
+        longer = fn.reductions.max(height_width)
+        floor = height_width * target // longer
+        rest = 2 * (height_width * target - floor * longer)
+        # Python's round: a half goes to the even number.
+        return dali_math.max(floor + (rest > longer) + (rest == longer) * (floor - 2 * (floor // 2)), 1)
+    return dali_math.min(height_width * target // fn.reductions.min(height_width), MAX_ASPECT * target)
 
 
 def _limit_size(jpegs: DataNode, decoder: str, share: float = 1.0) -> DataNode:
