@@ -264,7 +264,7 @@ def test_two_ranks_evaluate_what_they_save(tmp_path, image_folder, train):
     assert result.returncode == 0, result.stderr
     (row,) = summary_of(tmp_path / "two")
     _, out, _ = train("--eval-only", "--initial-checkpoint", tmp_path / "two" / "model.safetensors", defaults=model)
-    assert f"loss    {float(row['eval_loss']):.3f}" in out
+    assert f"validation loss  {float(row['eval_loss']):.3f}" in out
 
 
 @pytest.mark.distributed

@@ -200,7 +200,7 @@ def test_resume_refuses_what_is_no_good_checkpoint(train, cut, path, message, tm
     code, _, err = train(*RICH, "--resume", tmp_path / path)
     assert code == 2
     assert message in err
-    assert err.count("\n") == 1
+    assert err.count("\n") == 3  # behind the two that count the images
 
 
 def test_without_a_name_the_run_with_these_settings_is_found(train, tmp_path):
