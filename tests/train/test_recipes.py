@@ -16,10 +16,11 @@ SMALLER = {
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_takes_two_steps(train, image_folder, name):
+def test_a_recipe_takes_two_steps(train, image_folder, small_images, name):
     smaller = next(flags for part, flags in SMALLER.items() if part in name)
     flags = f"--recipe {name} --bench-steps 2 -b 4 -vb 4 -j 2 --device cpu {smaller}"
     split = ["--val-split", "val"]
-    code, out, err = train(*split, defaults=flags.split())
+    data = small_images if "cifar" in name else image_folder
+    code, out, err = train(*split, data=data, defaults=flags.split())
     assert code == 0, err
     assert "2 batches of 4 on each of 1 rank(s)" in out

@@ -58,9 +58,10 @@ def test_ranks_agree_and_a_restart_goes_on(image_folder):
         sizes = [batch.images.shape[-1] for _ in range(2) for batch in first]
         assert sizes == [batch.images.shape[-1] for _ in range(2) for batch in second]
     with loader(folder, schedule) as whole:
-        next(whole), next(whole)
+        batches = iter(whole)
+        next(batches), next(batches)
         state = whole.state_dict()
-        rest = [batch.images for batch in whole]
+        rest = [batch.images for batch in batches]
     with loader(folder, schedule) as restored:
         restored.load_state_dict(state)
         again = [batch.images for batch in restored]

@@ -168,6 +168,7 @@ def test_a_batch_is_not_larger_than_the_images_of_a_rank(image_folder):
     config = {
         "input_size": (3, 16, 16),
         "crop_pct": 1.0,
+        "crop_mode": "center",
         "interpolation": "bilinear",
         "mean": (0, 0, 0),
         "std": (1, 1, 1),
