@@ -13,3 +13,8 @@ class DataError(RuntimeError):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+def first_line(error: Exception) -> str:
+    """What another library says, shortened to its first line; the error's type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from dali_mix.data.folder import ImageFolder
 
 
@@ -30,13 +28,10 @@ def differs_from_timm(folder: ImageFolder) -> str | None:
 
 def _timm_order(folder: ImageFolder) -> list[str] | None:
     """timm's classes, None where it cannot sort them."""
+    from timm.utils.misc import natural_key  # timm takes seconds to import, which only listing a folder does without
+
     places = {path.rpartition("/")[0] for path in folder.files}
     try:
-        return sorted({place.rpartition("/")[2] for place in places}, key=_natural_key)
+        return sorted({place.rpartition("/")[2] for place in places}, key=natural_key)
     except (ValueError, TypeError):  # a name such as "²"
         return None
-
-
-def _natural_key(name: str) -> list[str | int]:
-    """As ``timm.utils.misc.natural_key``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]

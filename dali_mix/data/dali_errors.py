@@ -7,9 +7,6 @@ import re
 from dali_mix.data._probe_worker import MAX_IMAGE_PIXELS
 from dali_mix.data.batch import HOW_TO_PARSE
 
-TOO_LARGE_TOGETHER = "do not fit into memory together"
-"""In the message of the native size limit about a batch; none of its images is at fault."""
-
 _SIZES = "the images of a batch differ in size; resize them in the pipeline, before they are mixed"
 _NOT_RESIZED = (
     "an image has another size than img_size, and this pipeline does not resize: give files of one size, or "

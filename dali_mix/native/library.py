@@ -14,7 +14,7 @@ from typing import Any
 
 from nvidia.dali import backend, fn, plugin_manager
 
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, first_line
 from dali_mix.native import cache
 from dali_mix.native.compile import build
 from dali_mix.native.toolchain import BuildError, find_compiler, sources_digest
@@ -218,7 +218,7 @@ def _load(library: cache.Library) -> bool:
         kernels = {architecture: file.read_bytes() for architecture, file in library.kernels.items()}
         plugin_manager.load_library(str(library.path))
     except Exception as error:  # a path that is no text is a TypeError of DALI's
-        _state.failure = f"{library.path} cannot be loaded ({str(error).strip().splitlines()[0]}); delete its folder"
+        _state.failure = f"{library.path} cannot be loaded ({first_line(error)}); delete its folder"
         return False
     return _take(library.path, kernels)
 

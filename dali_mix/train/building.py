@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dali_mix.models  # noqa: F401  registers them with timm
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, first_line
 from dali_mix.smmix import SMMix
 from dali_mix.smmix.losses import soft_cross_entropy
 from dali_mix.train.batch_norm import check_batch_norm
@@ -90,8 +90,9 @@ def _create(args: argparse.Namespace, num_classes: int) -> nn.Module:
         except (AssertionError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise ConfigError(f"--model {name} refuses its options ({attempt}): {error!r}") from error
         except (OSError, EOFError, RuntimeError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"--model {name}: its pretrained weights cannot be loaded: {reason}") from error
+            raise ConfigError(
+                f"--model {name}: its pretrained weights cannot be loaded: {first_line(error)}"
+            ) from error
     raise ConfigError(f"--model {name} refuses --model-kwargs img_size; use --img-size")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from dali_mix.data import Batch, TolerantLoader
 from dali_mix.data.changes import FolderWatch
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, first_line
 from dali_mix.smmix import SMMix
 from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
@@ -303,7 +303,6 @@ class Epochs:
             if self._facts["first_epoch"] == start.first_epoch:
                 self._training.load_state_dict(self._own["loader"])
         except (ConfigError, RuntimeError) as error:  # RuntimeError: DALI's of a pipeline's state
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError(f"{start.checkpoint} cannot be continued: {reason}") from error
+            raise ConfigError(f"{start.checkpoint} cannot be continued: {first_line(error)}") from error
         if self._facts["first_epoch"] == start.first_epoch:
             self._loaders.bad_files.take_over(self._training.bad_images)

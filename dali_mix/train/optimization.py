@@ -16,7 +16,7 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, first_line
 from dali_mix.smmix import SMMix
 from dali_mix.train.distributed import World
 
@@ -43,7 +43,7 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     try:
         optimizer = create_optimizer_v2(model, **settings)
     except Exception as error:  # whatever a constructor makes of nonsense
-        raise ConfigError(f"--opt {args.opt} refuses its settings: {_first_line(error)}") from error
+        raise ConfigError(f"--opt {args.opt} refuses its settings: {first_line(error)}") from error
     if getattr(optimizer, "is_second_order", False):
         raise ConfigError(f"--opt {args.opt} needs second derivatives, which this trainer does not compute")
     _try_step(args.opt, settings, world.device)
@@ -71,12 +71,8 @@ def _try_step(name: str, settings: dict[str, Any], device: torch.device) -> None
                 optimizer.step()
         except Exception as error:
             raise ConfigError(
-                f"--opt {name} cannot step with its settings: {_first_line(error)}; see --opt-kwargs"
+                f"--opt {name} cannot step with its settings: {first_line(error)}; see --opt-kwargs"
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _fused(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +108,7 @@ def create_scheduler(args: argparse.Namespace, optimizer: Any, updates_per_epoch
                 raise ValueError(f"it is {rates[0]}")
     except Exception as error:  # of timm's arithmetic: overflows, divisions by zero, powers of negative numbers
         raise ConfigError(
-            f"--sched {args.sched} has no learning rate with these settings: {_first_line(error)}; see the flags "
+            f"--sched {args.sched} has no learning rate with these settings: {first_line(error)}; see the flags "
             "beside --lr in --help"
         ) from error
     return scheduler, epochs

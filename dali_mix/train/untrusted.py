@@ -22,6 +22,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from dali_mix.errors import first_line
+
 _ZIP = b"PK\3\4"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files begin that ``torch.save`` writes, and that it wrote before 1.6: the pickle of a magic number."""
@@ -85,7 +87,7 @@ def load_data(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of a pickle's age; either it loads, or the error is what counts
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds, as what a damaged file says is carried out
-        raise UntrustedError(f"is damaged, or holds more than data: {_first_line(error)}") from error
+        raise UntrustedError(f"is damaged, or holds more than data: {first_line(error)}") from error
     held, size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content)), path.stat().st_size
     if held > _MOST_COPIES * size + _SMALL_BYTES:
         raise UntrustedError(f"holds tensors of {held} bytes in {size}; save them with clone()")
@@ -116,7 +118,7 @@ def _check_archive(file: IO[bytes]) -> None:
                 raise UntrustedError("is a zip archive, but not of torch.save")
             _check_pickle(io.BytesIO(archive.read(pickles[0])))
     except (zipfile.BadZipFile, OSError, struct.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UntrustedError(f"is damaged: {_first_line(error)}") from error
+        raise UntrustedError(f"is damaged: {first_line(error)}") from error
 
 
 def _check_end(file: IO[bytes], size: int) -> None:
@@ -233,7 +235,3 @@ def _tensors(content: Any) -> Iterator[Tensor]:
             waiting += value
         elif isinstance(value, argparse.Namespace):
             waiting += vars(value).values()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ from timm.models import clean_state_dict, save_for_hf
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, first_line
 from dali_mix.files import replace_file
 from dali_mix.smmix import SMMix
 from dali_mix.train.checkpoint.store import verify, verify_member
@@ -94,7 +94,7 @@ def export_to_hub_folder(
             save_for_hf(plain, whole, model_config=described, data_config=dict(config), safe_serialization=True)
             whole.replace(folder)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{folder} cannot be written: {_first_line(error)}") from error
+        raise ConfigError(f"{folder} cannot be written: {first_line(error)}") from error
 
 
 def require_new_folder(folder: Path) -> None:
@@ -203,7 +203,7 @@ def _file_content(path: Path) -> Any:
     except UntrustedError as error:
         raise ConfigError(f"{path} cannot be read as weights: it {error}") from error
     except Exception as error:
-        raise ConfigError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+        raise ConfigError(f"{path} cannot be read as weights: {first_line(error)}") from error
 
 
 def _split_token_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -223,7 +223,7 @@ def _converted(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[s
     try:
         return convert(state, model)
     except Exception as error:
-        raise ConfigError(f"{path} does not fit the model: {_first_line(error)}") from error
+        raise ConfigError(f"{path} does not fit the model: {first_line(error)}") from error
 
 
 def _without_other_classifier(model: nn.Module, state: dict[str, Tensor], path: Path, whole: bool) -> dict[str, Tensor]:
@@ -281,7 +281,3 @@ def _load_token_head(stage: SMMix | None, state: dict[str, Tensor], path: Path) 
         _log.info("%s: its token head is for other classes and is left out", path)
         return
     stage.token_head.load_state_dict(state)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dali_mix.errors import first_line
 from dali_mix.train.checkpoint.optimizer import load_optimizer
 from dali_mix.train.checkpoint.schema import SchemaError, check_facts, check_own, check_shared
 from dali_mix.train.checkpoint.store import CheckpointError, verify
@@ -148,7 +149,7 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
         if trainer.stage is not None and trainer.stage.token_head is not None and state["token_head"] is not None:
             trainer.stage.token_head.load_state_dict(state["token_head"])
     except (ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"its loss scaler or token head does not fit: {_first_line(error)}") from error
+        raise CheckpointError(f"its loss scaler or token head does not fit: {first_line(error)}") from error
     if exact:
         trainer.scheduler.load_state_dict(state["scheduler"])
         trainer.updates, trainer.skipped = state["updates"], state["skipped"]
@@ -254,7 +255,7 @@ def _read_names(file: Path) -> None:
         with safetensors.safe_open(file, "pt") as tensors:
             tensors.keys()
     except Exception as error:
-        raise CheckpointError(f"{file.parent} is damaged: {file.name} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"{file.parent} is damaged: {file.name} cannot be read: {first_line(error)}") from error
 
 
 def _load_module(module: nn.Module, file: Path) -> None:
@@ -267,8 +268,4 @@ def _load_module(module: nn.Module, file: Path) -> None:
             raise ValueError(f"{lost} is not finite")
         module.load_state_dict(state)
     except Exception as error:
-        raise CheckpointError(f"{file.name} does not fit the model: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{file.name} does not fit the model: {first_line(error)}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, first_line
 from dali_mix.files import new_temporary
 from dali_mix.text import is_utf8, show
 
@@ -79,7 +79,7 @@ class Trackers:
             try:
                 self._run.log(scalars, step=step)
             except Exception as error:  # whatever its service does, the training is worth more
-                _log.warning("Weights & Biases gets no more rows: %s", _first_line(error))
+                _log.warning("Weights & Biases gets no more rows: %s", first_line(error))
                 self._run = None
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ def _open_tensorboard(folder: Path, settings: dict[str, Any], first_step: int) -
         # Here, because it takes seconds, and only one rank of a training run needs it.
         from torch.utils.tensorboard import SummaryWriter
     except Exception as error:  # a protobuf that does not fit raises TypeError, not ImportError
-        _log.warning("no TensorBoard events: %s", _first_line(error))
+        _log.warning("no TensorBoard events: %s", first_line(error))
         return None
     if not is_utf8(str(folder)):
         _log.warning("no TensorBoard events: the name of %s is not UTF-8, and TensorBoard takes no other", folder)
@@ -145,7 +145,7 @@ def _start_wandb(folder: Path, settings: dict[str, Any], options: WandbOptions) 
             dir=str(folder.absolute()),
         )
     except Exception as error:  # no login, no such run, no network: all a matter of the user's settings
-        raise ConfigError(f"--log-wandb: {_first_line(error)}") from error
+        raise ConfigError(f"--log-wandb: {first_line(error)}") from error
 
 
 def _visible(value: Any) -> Any:
@@ -155,7 +155,3 @@ def _visible(value: Any) -> Any:
     if isinstance(value, list):
         return [_visible(item) for item in value]
     return show(value) if isinstance(value, str) else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
