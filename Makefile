@@ -12,7 +12,7 @@ CXX_FILES = $(shell find dali_mix/native/src -type f)
 
 # The oldest versions that pyproject.toml allows, and what is tested with them.
 FLOOR = torch==2.11.0 torchvision==0.26.0
-FLOOR_TESTS = tests/smmix tests/models tests/train/test_compile.py tests/train/test_updates.py
+FLOOR_TESTS = tests/methods tests/models tests/train/test_compile.py tests/train/test_updates.py
 
 .PHONY: help demo test test-floor lint format clean
 

@@ -22,8 +22,8 @@ from dali_mix.helpers import require_temporary_folder
 require_temporary_folder()  # before PyTorch is imported
 
 if TYPE_CHECKING:
-    from dali_mix.data.loader import Batch as Batch
-    from dali_mix.data.loader import MixLoader as MixLoader
+    from dali_mix.loading.loader import Batch as Batch
+    from dali_mix.loading.loader import MixLoader as MixLoader
 
 try:
     __version__ = version("dali_mix")
@@ -34,7 +34,7 @@ except PackageNotFoundError:  # a source tree that was never installed
 def __getattr__(name: str) -> Any:
     """The loader when it is first asked for: the operators alone need no PyTorch, which takes seconds to import."""
     if name in ("Batch", "MixLoader"):
-        from dali_mix.data import loader
+        from dali_mix.loading import loader
 
         return getattr(loader, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

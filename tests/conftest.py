@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dali_mix import native
-from dali_mix.data.synthetic import write_synthetic_folder
+from dali_mix.sources.synthetic import write_synthetic_folder
 from tests.implementations import need_native
 
 REAL_IMAGES = "DALI_MIX_TEST_IMAGES"

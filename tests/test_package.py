@@ -60,7 +60,7 @@ def test_the_wheel_holds_all_code_below_one_name(built):
         path for room in ("dali_mix", "pipelines") for path in (ROOT / room).rglob("*.py") if "built" not in path.parts
     ]
     data = [
-        *ROOT.glob("dali_mix/train/recipes/*"),
+        *ROOT.glob("dali_mix/train/settings/recipes/*"),
         *ROOT.glob("dali_mix/native/src/**/*.*"),
         ROOT / "dali_mix/py.typed",
     ]
@@ -107,18 +107,20 @@ PLAIN = ["dali_mix.errors", "dali_mix.files", "dali_mix.helpers", "dali_mix.term
 """Know nothing of any room."""
 
 
+def rooms(*names):
+    return [*(f"dali_mix.{name}" for name in names), *PLAIN]
+
+
 @pytest.mark.parametrize(
     ("room", "may_know"),
     [
-        ("dali_mix/native", ["dali_mix.native", *PLAIN]),
-        ("dali_mix/fn", ["dali_mix.fn", "dali_mix.native", *PLAIN]),
-        ("dali_mix/data", ["dali_mix.data", "dali_mix.fn", "dali_mix.native", *PLAIN]),
-        ("dali_mix/smmix", ["dali_mix.smmix", "dali_mix.models", *PLAIN]),
-        ("dali_mix/models", ["dali_mix.models"]),
-        (
-            "dali_mix/train",
-            [f"dali_mix.{name}" for name in ("train", "data", "native", "smmix", "models", "__version__")] + PLAIN,
-        ),
+        ("dali_mix/native", rooms("native")),
+        ("dali_mix/fn", rooms("fn", "native")),
+        ("dali_mix/sources", rooms("sources")),
+        ("dali_mix/loading", rooms("loading", "sources", "fn", "native")),
+        ("dali_mix/models", rooms("models")),
+        ("dali_mix/methods", rooms("methods", "models")),
+        ("dali_mix/train", rooms("train", "loading", "sources", "fn", "native", "methods", "models", "__version__")),
         ("pipelines", ["dali_mix"]),
     ],
 )

@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 
 from nvidia.dali.pipeline import Pipeline
 
-from dali_mix.fn import native, portable
-from dali_mix.fn._graph import Node
+from dali_mix.fn.graph import Node
 from dali_mix.fn.image import native as native_image
 from dali_mix.fn.image import portable as portable_image
+from dali_mix.fn.mixing import native, portable
 from dali_mix.native import operators
 
 MIXING, AUGMENTATION = "mixing", "augmentation"

@@ -149,7 +149,7 @@ def _gpus() -> Iterator[Line]:
 
 
 def _backend() -> Iterator[Line]:
-    from dali_mix.data.device import reason_for_cpu
+    from dali_mix.loading.device import reason_for_cpu
 
     reason = reason_for_cpu()
     yield "DALI backend", f"cpu: {reason}" if reason else "gpu, with the mixed decoder"

@@ -17,11 +17,11 @@ from torch import nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.text import show
-from dali_mix.train.building import create_model
 from dali_mix.train.class_names import read_class_names
-from dali_mix.train.config import build_parser
-from dali_mix.train.config.files import read_config
 from dali_mix.train.distributed import World
+from dali_mix.train.model import create_model
+from dali_mix.train.settings import build_parser
+from dali_mix.train.settings.files import read_config
 from dali_mix.train.weights import export_to_hub_folder, load_weights, require_new_folder
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from dali_mix.data import decode_images
+from dali_mix.fn.image.decode import decode_images
 
 NO_ENGINE = "none that this process may use"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dali_mix.train.config import load_recipe, recipe_names
+from dali_mix.train.settings import load_recipe, recipe_names
 
 
 def recipes_page() -> str:
@@ -11,8 +11,8 @@ def recipes_page() -> str:
         "# Recipes",
         "",
         "`--recipe NAME` sets a recipe's flags; `--config` and the command line override them. The flags are in",
-        "`dali_mix/train/recipes/NAME.yaml`. **Top-1 is what the source reports, it was not measured here**; batch is",
-        "images per update over all GPUs. Written by `python -m dali_mix.tools.recipes`.",
+        "`dali_mix/train/settings/recipes/NAME.yaml`. **Top-1 is what the source reports, it was not measured here**;",
+        "batch is images per update over all GPUs. Written by `python -m dali_mix.tools.recipes`.",
         "",
         "| recipe | top-1, reported | batch | GPUs |",
         "|---|---|---|---|",

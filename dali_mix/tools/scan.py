@@ -14,12 +14,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from dali_mix.data import find_split, scan_image_folder
-from dali_mix.data.folder import SPLIT_NAMES, other_splits
-from dali_mix.data.listing import Kind, is_folder, kind_of, list_folder
-from dali_mix.data.probe import probe_images
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.files import write_output
+from dali_mix.loading.probe import probe_images
+from dali_mix.sources.folder import SPLIT_NAMES, find_split, other_splits, scan_image_folder
+from dali_mix.sources.listing import Kind, is_folder, kind_of, list_folder
 from dali_mix.text import fits_a_line, is_utf8, show
 from dali_mix.tools.scan_findings import Findings, Split
 from dali_mix.tools.scan_report import format_report, format_undecodable, to_json

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from dali_mix.data import ImageFolder
-from dali_mix.data.probe import Probed
+from dali_mix.loading.probe import Probed
+from dali_mix.sources.folder import ImageFolder
 from dali_mix.text import is_utf8
 from dali_mix.tools.pixels import difference_from_pil
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dali_mix.data.class_order import differs_from_timm
-from dali_mix.data.folder import SPLIT_NAMES
-from dali_mix.data.probe import Probed
+from dali_mix.loading.probe import Probed
+from dali_mix.sources.class_order import differs_from_timm
+from dali_mix.sources.folder import SPLIT_NAMES
 from dali_mix.text import show
 from dali_mix.tools.scan_findings import Findings, ListedImage, Split, leaked, mislabelled, repeated_within
 

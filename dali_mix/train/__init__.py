@@ -1,4 +1,4 @@
 """The trainer behind ``train_imagenet.py`` and ``dali-mix train``."""
 
-from dali_mix.train.datasets import Pipelines as Pipelines
+from dali_mix.train.data import Pipelines as Pipelines
 from dali_mix.train.run import main as main

@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dali_mix.data import BadImage, ImageFolder
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.files import append_line, open_own
+from dali_mix.loading.recovery import BadImage
+from dali_mix.sources.folder import ImageFolder
 from dali_mix.text import fits_a_line
 
 _log = logging.getLogger(__name__)

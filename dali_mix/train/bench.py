@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from dali_mix.data import Batch, TolerantLoader
-from dali_mix.train.config.choices import mixing_choices
+from dali_mix.loading.loader import Batch
+from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.train.loop import Trainer
-from dali_mix.train.report import Progress, table
+from dali_mix.train.output import Progress, table
+from dali_mix.train.settings.choices import mixing_choices
 from dali_mix.train.tally import Tally
 
 WARM_UP = 6

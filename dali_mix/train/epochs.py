@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from dali_mix.data import Batch, TolerantLoader
-from dali_mix.data.changes import FolderWatch
 from dali_mix.errors import ConfigError, first_line
-from dali_mix.smmix import SMMix
+from dali_mix.loading.loader import Batch
+from dali_mix.loading.recovery import TolerantLoader
+from dali_mix.methods.smmix.stage import SMMix
+from dali_mix.sources.changes import FolderWatch
 from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
-from dali_mix.train.building import build_trainer, describe
 from dali_mix.train.checkpoint.folders import CHECKPOINTS, end_start
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.checkpoint.saver import Saver
@@ -29,13 +29,14 @@ from dali_mix.train.checkpoint.state import (
     read_shared,
 )
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
-from dali_mix.train.datasets import Data, IdleLoader, Loaders
+from dali_mix.train.data import Data, IdleLoader, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.evaluate import evaluate
 from dali_mix.train.loop import TrainingError
-from dali_mix.train.outputs import RunFolder
-from dali_mix.train.preview import Preview
-from dali_mix.train.report import Progress
+from dali_mix.train.model import build_trainer, describe
+from dali_mix.train.output import Progress
+from dali_mix.train.output.folder import RunFolder
+from dali_mix.train.output.preview import Preview
 from dali_mix.train.signals import Stopped, StopRequest, stop_signals
 from dali_mix.train.tally import Tally
 

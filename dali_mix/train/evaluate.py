@@ -10,7 +10,7 @@ import torch
 from timm.task import ClassificationEvaluator
 from torch import nn
 
-from dali_mix.data import Batch
+from dali_mix.loading.loader import Batch
 from dali_mix.train.distributed import World
 
 

@@ -16,11 +16,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_mix.data import Batch, TolerantLoader
-from dali_mix.smmix import SMMix
+from dali_mix.loading.loader import Batch
+from dali_mix.loading.recovery import TolerantLoader
+from dali_mix.methods.smmix.stage import SMMix
 from dali_mix.train.distributed import World, shared_rng
+from dali_mix.train.output import Progress
 from dali_mix.train.reading import Reading
-from dali_mix.train.report import Progress
 from dali_mix.train.tally import Tally
 from dali_mix.train.undo import Kept
 from dali_mix.train.updater import Updater

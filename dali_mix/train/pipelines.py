@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.datasets import Pipelines
+from dali_mix.train.data import Pipelines
 
 _PACKAGE = "dali_mix.pipelines"
 

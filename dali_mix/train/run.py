@@ -15,28 +15,28 @@ from timm.utils import random_seed
 from torch import nn
 
 from dali_mix import native
-from dali_mix.data import TolerantLoader
 from dali_mix.errors import ConfigError, DataError
+from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.terminal import forgiving
 from dali_mix.text import OneLine, show
-from dali_mix.train import building
+from dali_mix.train import model as building
 from dali_mix.train.checkpoint.folders import release
 from dali_mix.train.checkpoint.identity import identity
 from dali_mix.train.checkpoint.resume import Start, find_start
-from dali_mix.train.config import parse_args
-from dali_mix.train.datasets import IdleLoader, Loaders, Pipelines, open_data
+from dali_mix.train.data import IdleLoader, Loaders, Pipelines, open_data
 from dali_mix.train.distributed import World, open_world
 from dali_mix.train.epochs import Epochs
 from dali_mix.train.evaluate import evaluate
 from dali_mix.train.launcher import follow_launcher
 from dali_mix.train.loop import TrainingError
 from dali_mix.train.operators import agree_on_operators
-from dali_mix.train.optimization import Precision
-from dali_mix.train.outputs import metric_rows
-from dali_mix.train.preview import Preview
-from dali_mix.train.report import table
+from dali_mix.train.optimizer import Precision
+from dali_mix.train.output import table
+from dali_mix.train.output.folder import metric_rows
+from dali_mix.train.output.preview import Preview
+from dali_mix.train.output.stderr import quiet_decoders
+from dali_mix.train.settings import parse_args
 from dali_mix.train.signals import EXIT_INTERRUPTED, Stopped, starting_signals
-from dali_mix.train.stderr import quiet_decoders
 
 _log = logging.getLogger(__name__)
 

@@ -9,12 +9,11 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from dali_mix.data import ImageFolder, find_split, scan_image_folder
-from dali_mix.data.class_order import differs_from_timm
-from dali_mix.data.exclusion import find_named
-from dali_mix.data.folder import other_splits
-from dali_mix.data.listing import is_folder
 from dali_mix.errors import ConfigError
+from dali_mix.sources.class_order import differs_from_timm
+from dali_mix.sources.exclusion import find_named
+from dali_mix.sources.folder import ImageFolder, find_split, other_splits, scan_image_folder
+from dali_mix.sources.listing import is_folder
 
 _log = logging.getLogger(__name__)
 

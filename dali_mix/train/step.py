@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dali_mix.data import Batch
-from dali_mix.smmix import SMMix
-from dali_mix.smmix.losses import soft_cross_entropy
+from dali_mix.loading.loader import Batch
+from dali_mix.methods.smmix.losses import soft_cross_entropy
+from dali_mix.methods.smmix.stage import SMMix
 
 
 class StepLosses(NamedTuple):

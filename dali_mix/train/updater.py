@@ -8,7 +8,7 @@ import torch
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
-from dali_mix.train.optimization import Precision
+from dali_mix.train.optimizer import Precision
 from dali_mix.train.undo import RevocableOptimizer
 
 

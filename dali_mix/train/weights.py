@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError, first_line
 from dali_mix.files import replace_file
-from dali_mix.smmix import SMMix
+from dali_mix.methods.smmix.stage import SMMix
 from dali_mix.train.checkpoint.store import verify, verify_member
 from dali_mix.train.untrusted import UntrustedError, load_data
 

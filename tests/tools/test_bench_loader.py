@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dali_mix.data import DecoderSettings, scan_image_folder, select_backend
-from dali_mix.data.device import Backend
+from dali_mix.loading.device import Backend
 from dali_mix.tools.bench import loader, sweep
 from dali_mix.tools.bench.__main__ import main
 from dali_mix.tools.bench.alternatives import ALTERNATIVES, segment

@@ -10,7 +10,7 @@ from dali_mix.data import Batch, MixLoader
 from dali_mix.tools.bench import step, step_loop, step_setup, step_work
 from dali_mix.tools.bench.__main__ import main
 from dali_mix.train.distributed import World
-from dali_mix.train.preview import Preview
+from dali_mix.train.output.preview import Preview
 
 MODEL = "--device cpu --model vit_tiny_patch16_224 --model-kwargs patch_size=8 embed_dim=32 depth=2 num_heads=2".split()
 TINY_STEP = ["step", *MODEL, *"--img-size 32 -b 4 --num-classes 10 --rounds 2".split()]

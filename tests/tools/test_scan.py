@@ -15,9 +15,9 @@ from PIL import Image
 from dali_mix.data import scan_image_folder
 from dali_mix.tools import scan
 from dali_mix.tools.scan import main
-from dali_mix.train.config import parse_args
-from dali_mix.train.datasets import open_data
+from dali_mix.train.data import open_data
 from dali_mix.train.distributed import World
+from dali_mix.train.settings import parse_args
 
 
 def picture(path, size=(64, 48), colour=0, mode="RGB", **options):
@@ -267,7 +267,7 @@ def test_ctrl_c_shows_what_was_found(folder, tmp_path):
     reached = tmp_path / "reached"
     code = f"""
 import functools, sys
-from dali_mix.data import probe
+from dali_mix.loading import probe
 from dali_mix.tools import scan
 probe._START = (
     "import pathlib, runpy, sys, time; sys.path[:] = {{path!r}}; names = runpy.run_path({{file!r}}); "

@@ -9,13 +9,13 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from dali_mix.data import Batch
 from dali_mix.errors import ConfigError
 from dali_mix.smmix import SMMix
-from dali_mix.train import building
+from dali_mix.train import model as building
 from dali_mix.train.checkpoint.store import Position
-from dali_mix.train.config import build_parser
+from dali_mix.train.settings import build_parser
 from dali_mix.train.step import TrainStep
+from tests.methods.smmix import test_compile as smmix_compile
+from tests.methods.smmix.test_stage import tiny_vit
 from tests.ranks import run_ranks
-from tests.smmix import test_compile as smmix_compile
-from tests.smmix.test_stage import tiny_vit
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import assert_same_result, cut_off, rows_of
 from tests.train.test_run import ENTRY

@@ -12,10 +12,11 @@ from timm.loss import BinaryCrossEntropy
 from torch import nn
 
 from dali_mix.errors import ConfigError
-from dali_mix.train import building, epochs, loop, run
-from dali_mix.train.config import parse_args
-from dali_mix.train.datasets import augmentation
-from dali_mix.train.report import progress
+from dali_mix.train import epochs, loop, run
+from dali_mix.train import model as building
+from dali_mix.train.data import augmentation
+from dali_mix.train.output import progress
+from dali_mix.train.settings import parse_args
 from tests.train.conftest import FAST
 
 CNN = "--model resnet10t --img-size 32 -b 10 -j 2 --epochs 1 --lr 0.01 --warmup-epochs 0 --device cpu".split()
@@ -172,7 +173,7 @@ def test_mixing_stops_at_an_epoch(train, monkeypatch):
     def watch(self, batch, square):
         branches.append(batch.branch)
 
-    monkeypatch.setattr("dali_mix.train.preview.Preview.watch", watch)
+    monkeypatch.setattr("dali_mix.train.output.preview.Preview.watch", watch)
     code, _, err = train("--cutmix", 1, "--mixup-off-epoch", 1, "--epochs", 3)
     assert code == 0, err
     assert branches == ["cutmix"] * 7 + ["none"] * 14
@@ -224,7 +225,7 @@ def test_a_compiled_model_keeps_plain_names(train, tmp_path):
 def test_image_sizes_change_during_the_run(train, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        "dali_mix.train.preview.Preview.watch", lambda self, batch, square: sizes.append(batch.images.shape[-1])
+        "dali_mix.train.output.preview.Preview.watch", lambda self, batch, square: sizes.append(batch.images.shape[-1])
     )
     flags = "--train-img-sizes 16 24 32 --train-size-schedule progressive --train-size-random-mix 0 --epochs 5"
     dynamic = "--model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2 dynamic_img_size=True --cutmix 1"
@@ -241,7 +242,7 @@ def test_image_sizes_change_during_the_run(train, monkeypatch):
 def test_image_sizes_go_on_where_mixing_stops(train, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        "dali_mix.train.preview.Preview.watch", lambda self, batch, square: sizes.append(batch.images.shape[-1])
+        "dali_mix.train.output.preview.Preview.watch", lambda self, batch, square: sizes.append(batch.images.shape[-1])
     )
     flags = "--train-img-sizes 16 32 --train-size-schedule progressive --train-size-random-mix 0 --epochs 4 --cutmix 1"
     dynamic = "--mixup-off-epoch 3 --train-size-schedule-spread 0.05 --model-kwargs patch_size=8 embed_dim=16 depth=2"

@@ -6,9 +6,9 @@ from pathlib import Path
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dali_mix.train.config import parse_args
-from dali_mix.train.config.files import plain_settings
-from dali_mix.train.report import Trackers
+from dali_mix.train.output import Trackers
+from dali_mix.train.settings import parse_args
+from dali_mix.train.settings.files import plain_settings
 
 
 def test_a_list_whose_name_is_not_utf8(tmp_path):

@@ -24,7 +24,7 @@ def test_one_rank_two_ranks_and_two_micro_batches_agree(train, tmp_path, image_f
     """An update sees all images, so its gradient is the same sum, whoever holds which of them.
 
     Mixed images differ, as they must: each rank draws its own, and pairs lie within a rank.  For those, see
-    tests/smmix/test_distributed.py, which compares with one rank that is given the same pairs.
+    tests/methods/smmix/test_distributed.py, which compares with one rank that is given the same pairs.
     """
     surplus = sorted(image_folder.glob("train/*/*.jpg"))[IMAGES:]
     (tmp_path / "surplus.txt").write_text("\n".join(map(str, surplus)))

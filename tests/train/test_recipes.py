@@ -2,7 +2,7 @@
 
 import pytest
 
-from dali_mix.train.config import recipe_names
+from dali_mix.train.settings import recipe_names
 
 SMALLER = {
     "deit": "--model-kwargs depth=2 embed_dim=32 num_heads=2 --img-size 64",

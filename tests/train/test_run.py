@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from dali_mix.smmix import losses
-from dali_mix.train.report import COLUMNS
+from dali_mix.methods.smmix import losses
+from dali_mix.train.output import COLUMNS
 from tests.ranks import run_ranks
 from tests.train.conftest import FAST, TINY
 
@@ -208,7 +208,7 @@ def test_mixed_precision_is_used(train, monkeypatch):
         seen.append(logits.dtype)
         return original(logits, targets)
 
-    monkeypatch.setattr("dali_mix.train.building.soft_cross_entropy", spy)
+    monkeypatch.setattr("dali_mix.train.model.soft_cross_entropy", spy)
     train("--epochs", 1)
     train("--epochs", 1, "--amp")
     assert set(seen[:7]) == {torch.float32}

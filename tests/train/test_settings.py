@@ -9,8 +9,8 @@ from torch import nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.train.batch_norm import check_batch_norm
-from dali_mix.train.config import parse_args
-from dali_mix.train.optimization import create_optimizer, create_scheduler
+from dali_mix.train.optimizer import create_optimizer, create_scheduler
+from dali_mix.train.settings import parse_args
 
 WORLD = types.SimpleNamespace(size=1, rank=0, device=torch.device("cpu"))
 

@@ -9,11 +9,11 @@ from timm.data import create_dataset
 
 from dali_mix import ConfigError
 from dali_mix.data import scan_image_folder
-from dali_mix.data.class_order import differs_from_timm
-from dali_mix.train.config import parse_args
-from dali_mix.train.datasets import open_data
+from dali_mix.sources.class_order import differs_from_timm
+from dali_mix.train.data import open_data
 from dali_mix.train.distributed import World
-from tests.data.test_folder import make
+from dali_mix.train.settings import parse_args
+from tests.sources.test_folder import make
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from timm.task import ClassificationEvaluator
 
 from dali_mix import Batch
 from dali_mix.data import scan_image_folder
-from dali_mix.train.config.parse import parse_args
-from dali_mix.train.datasets import Data, Loaders
+from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.evaluate import evaluate
+from dali_mix.train.settings.parse import parse_args
 from tests.ranks import run_ranks
 from tests.train.conftest import TINY
 from train_imagenet import PIPELINES

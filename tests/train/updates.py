@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from dali_mix.data import Batch
-from dali_mix.train import building
-from dali_mix.train.config import parse_args
+from dali_mix.train import model as building
 from dali_mix.train.distributed import World
-from dali_mix.train.report import Progress
+from dali_mix.train.output import Progress
+from dali_mix.train.settings import parse_args
 from dali_mix.train.tally import Tally
 
 CLASSES, SIZE_PX = 10, 32

@@ -9,8 +9,8 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import do_not_convert
 
 from dali_mix.errors import ConfigError
-from dali_mix.fn import _check, _graph
-from dali_mix.fn._graph import Node
+from dali_mix.fn import checks, graph
+from dali_mix.fn.graph import Node
 from dali_mix.fn.image.policies import parse_auto_augment
 from dali_mix.fn.image.settings import IMAGENET_MEAN, IMAGENET_STD, Augmentation, Chain, check_boxes, check_range
 from dali_mix.fn.implementation import AUGMENTATION, implementation_for
@@ -35,7 +35,7 @@ def draw_hflip(augmentation: Augmentation) -> Node | None:
     """
     if augmentation.hflip == 0 or not augmentation.only_flips:
         return None
-    return fn.random.coin_flip(probability=augmentation.hflip, **_graph.random_op("augment", None)("horizontal"))
+    return fn.random.coin_flip(probability=augmentation.hflip, **graph.random_op("augment", None)("horizontal"))
 
 
 @do_not_convert
@@ -70,7 +70,7 @@ def augment(
     _check_images(images, seed)
     if not isinstance(augmentation, Augmentation):
         raise TypeError(f"augmentation must be a mix.Augmentation, got {augmentation!r}")
-    mean, std = _check.check_color("img_mean", img_mean), _check.check_deviation("img_std", img_std)
+    mean, std = checks.check_color("img_mean", img_mean), checks.check_deviation("img_std", img_std)
     warp = _warp_filter(interpolation)
     if augmentation.only_flips and augmentation.hflip == 0:
         return images
@@ -241,7 +241,7 @@ def random_erasing(
     _check_images(images, seed)
     check_range("prob", prob, 1)
     check_boxes("mode", mode, "count", count)
-    color, deviation = _check.check_color("mean", mean), _check.check_deviation("std", std)
+    color, deviation = checks.check_color("mean", mean), checks.check_deviation("std", std)
     if prob == 0:
         return images
     chain = Chain("random_erasing", seed, erasing=prob, remode=mode, recount=count)
@@ -253,7 +253,7 @@ def _apply_policy(
 ) -> Node:
     _check_images(images, seed)
     policy = parse_auto_augment(text)
-    levels = _check.check_levels("fill", fill)
+    levels = checks.check_levels("fill", fill)
     return _apply(images, Chain(kind, seed, policy=policy, fill=levels, interpolation=_warp_filter(interpolation)))
 
 
@@ -263,8 +263,8 @@ def _apply(images: Node, chain: Chain) -> Node:
 
 
 def _check_images(images: object, seed: object) -> None:
-    _check.check_node("images", images)
-    _check.check_seed("seed", seed)
+    checks.check_node("images", images)
+    checks.check_seed("seed", seed)
 
 
 def _levels(color: Sequence[float]) -> tuple[int, ...]:

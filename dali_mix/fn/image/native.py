@@ -6,8 +6,8 @@ from typing import Any
 
 from nvidia.dali import fn
 
-from dali_mix.fn import _graph
-from dali_mix.fn._graph import Node
+from dali_mix.fn import graph
+from dali_mix.fn.graph import Node
 from dali_mix.fn.image.policies import AutoAugment
 from dali_mix.fn.image.settings import Chain
 
@@ -26,14 +26,14 @@ def augment_images(images: Node, chain: Chain) -> Node:
         remode=chain.remode,
         mean=[255 * value for value in chain.mean],
         std=[255 * value for value in chain.std],
-        **_graph.named_op(f"{chain.kind}_steps"),
+        **graph.named_op(f"{chain.kind}_steps"),
     )
     return augmented
 
 
 def _drawing(chain: Chain) -> dict[str, Any]:
     """Arguments of the operator that draws."""
-    arguments = _graph.random_op(chain.kind, chain.seed)("plan")
+    arguments = graph.random_op(chain.kind, chain.seed)("plan")
     if chain.policy:
         arguments |= _drawing_of(chain.policy)
     return arguments | {

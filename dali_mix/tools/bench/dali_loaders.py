@@ -17,13 +17,10 @@ from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 
 from dali_mix import fn as mix
-from dali_mix.data import (
-    MixLoader,
-    batch_outputs,
-    normalization,
-    random_resized_crop,
-    read_images,
-)
+from dali_mix.fn.image.decode import random_resized_crop
+from dali_mix.fn.outputs import batch_outputs, normalization
+from dali_mix.loading.loader import MixLoader
+from dali_mix.sources.reading import read_images
 from dali_mix.tools.bench.setting import CUTMIX_ALPHA, MIXUP_ALPHA, SMOOTHING, Alternative, Batches, Setting
 
 _READER = "Reader"

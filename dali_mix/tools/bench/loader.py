@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dali_mix.data import DecoderSettings, ImageFolder, scan_image_folder, select_backend
 from dali_mix.errors import ConfigError
+from dali_mix.fn.image.decoder_settings import DecoderSettings
+from dali_mix.loading.device import select_backend
+from dali_mix.sources.folder import ImageFolder, scan_image_folder
 from dali_mix.tools.bench import recipe, sweep
 from dali_mix.tools.bench.alternatives import ALTERNATIVES, LoadingTime, choose_alternatives, segment, without_equal
 from dali_mix.tools.bench.report import SPEED_COLUMNS, Column, describe_mixing

@@ -15,8 +15,10 @@ from nvidia.dali.pipeline import Pipeline
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dali_mix import fn as mix
-from dali_mix.data import Augmentation, augment, normalization, select_backend
 from dali_mix.errors import ConfigError
+from dali_mix.fn import Augmentation, augment
+from dali_mix.fn.outputs import normalization
+from dali_mix.loading.device import select_backend
 from dali_mix.tools.bench.clock import Stopwatch
 from dali_mix.tools.bench.report import Column, describe_mixing
 from dali_mix.tools.bench.timing import difference, measure, spread

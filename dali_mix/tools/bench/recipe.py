@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dali_mix.data import Augmentation
 from dali_mix.errors import ConfigError
-from dali_mix.train.config import build_parser, load_recipe, recipe_names
-from dali_mix.train.config.choices import mixing_choices
-from dali_mix.train.config.files import to_argv
-from dali_mix.train.config.training_flags import add_augmentation
-from dali_mix.train.datasets import Pipelines, augmentation
+from dali_mix.fn import Augmentation
+from dali_mix.train.data import Pipelines, augmentation
 from dali_mix.train.pipelines import ready_made
+from dali_mix.train.settings import build_parser, load_recipe, recipe_names
+from dali_mix.train.settings.choices import mixing_choices
+from dali_mix.train.settings.files import to_argv
+from dali_mix.train.settings.training_flags import add_augmentation
 
 FLAGS = ("recipe", "aa", "reprob", "remode", "recount", "color_jitter")
 """The trainer's, with its names."""

@@ -17,7 +17,7 @@ from nvidia.dali.auto_aug import auto_augment, rand_augment
 from nvidia.dali.data_node import DataNode
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup
 
-from dali_mix.data import Augmentation
+from dali_mix.fn import Augmentation
 from dali_mix.tools.bench.dali_loaders import (
     decoded,
     endless,
@@ -27,7 +27,7 @@ from dali_mix.tools.bench.dali_loaders import (
 )
 from dali_mix.tools.bench.recipe import LEVELS, pipelines
 from dali_mix.tools.bench.setting import Alternative, Batches, Setting, recipe_of
-from dali_mix.train.datasets import Data, Loaders
+from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
 
 _NO_AUGMENTATION: dict[str, Any] = {"vflip": 0.0, "color_jitter": 0.0, "grayscale_prob": 0.0, "gaussian_blur_prob": 0.0}

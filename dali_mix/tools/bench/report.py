@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 import dali_mix
-from dali_mix.data import select_backend
+from dali_mix.loading.device import select_backend
 from dali_mix.native import implementation
 
 

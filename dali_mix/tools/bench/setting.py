@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dali_mix.data import DecoderSettings, ImageFolder
-from dali_mix.data.device import Backend
+from dali_mix.fn.image.decoder_settings import DecoderSettings
+from dali_mix.loading.device import Backend
+from dali_mix.sources.folder import ImageFolder
 from dali_mix.tools.bench.recipe import Recipe
 
 SMOOTHING = 0.1

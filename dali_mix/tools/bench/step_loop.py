@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from dali_mix.data import Batch
+from dali_mix.loading.loader import Batch
 from dali_mix.tools.bench.report import Column
 from dali_mix.tools.bench.step_setup import Setup
 from dali_mix.tools.bench.step_work import ReadyBatches, synchronize, synthetic
 from dali_mix.tools.bench.timing import difference, interleave, spread
-from dali_mix.train.building import build_trainer
 from dali_mix.train.loop import Trainer
-from dali_mix.train.preview import Preview
-from dali_mix.train.report import Progress
+from dali_mix.train.model import build_trainer
+from dali_mix.train.output import Progress
+from dali_mix.train.output.preview import Preview
 from dali_mix.train.tally import Tally
 
 _STEPS = 100

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from dali_mix.data import Batch
-from dali_mix.smmix import max_min_mix
+from dali_mix.loading.loader import Batch
+from dali_mix.methods.smmix.regions import max_min_mix
 from dali_mix.tools.bench.step_work import synchronize
 from dali_mix.tools.bench.timing import summarise
 from dali_mix.train.loop import Trainer

@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from dali_mix.data import scan_image_folder
 from dali_mix.errors import ConfigError
-from dali_mix.smmix.families import adapter_for
+from dali_mix.methods.attention import adapter_for
+from dali_mix.sources.folder import scan_image_folder
 from dali_mix.tools.bench.recipe import FLAGS, augmentation_settings, pipelines
-from dali_mix.train.building import build_trainer, compile_modules, create_loss, create_model, create_stage
-from dali_mix.train.config import build_parser
-from dali_mix.train.datasets import Data, Loaders
+from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
+from dali_mix.train.model import build_trainer, compile_modules, create_loss, create_model, create_stage
+from dali_mix.train.settings import build_parser
 from dali_mix.train.step import TrainStep
 
 MIXUP_ALPHA = 0.8

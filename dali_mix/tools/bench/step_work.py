@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dali_mix.data import Batch
-from dali_mix.smmix.losses import smoothed_one_hot
+from dali_mix.loading.loader import Batch
+from dali_mix.methods.smmix.losses import smoothed_one_hot
 from dali_mix.tools.bench.step_setup import MIXUP_ALPHA, Setup
 from dali_mix.train.loop import Trainer
-from dali_mix.train.report import Progress
+from dali_mix.train.output import Progress
 from dali_mix.train.tally import Tally
 
 _SEED = 42

@@ -7,8 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from dali_mix.data import DecoderSettings
 from dali_mix.errors import ConfigError
+from dali_mix.fn.image.decoder_settings import DecoderSettings
 from dali_mix.tools.bench.setting import Alternative, Setting
 
 DEFAULT_ALTERNATIVE = "random_mix"

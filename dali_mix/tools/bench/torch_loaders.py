@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 from torchvision import io
 from torchvision.transforms import InterpolationMode, v2
 
-from dali_mix.data import ImageFolder
+from dali_mix.sources.folder import ImageFolder
 from dali_mix.tools.bench.recipe import LEVELS, Recipe
 from dali_mix.tools.bench.setting import (
     CUTMIX_ALPHA,

@@ -15,7 +15,7 @@ from typing import Any
 from dali_mix.errors import ConfigError
 from dali_mix.files import replace_text
 from dali_mix.train.checkpoint.locks import BusyError, Lock
-from dali_mix.train.config.files import read_config
+from dali_mix.train.settings.files import read_config
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints within that of a run."""

@@ -16,10 +16,10 @@ import timm
 import torch
 
 from dali_mix import native
-from dali_mix.train.config.files import plain_settings
-from dali_mix.train.config.parser import build_parser
-from dali_mix.train.datasets import Data, Loaders
+from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
+from dali_mix.train.settings.files import plain_settings
+from dali_mix.train.settings.parser import build_parser
 
 _FREE = (
     # Where things lie, and what is said and kept; the data have an entry of their own.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix.train.checkpoint.store import CheckpointError
-from dali_mix.train.optimization import KERNELS
+from dali_mix.train.optimizer import KERNELS
 
 _log = logging.getLogger(__name__)
 

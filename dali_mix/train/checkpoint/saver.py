@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from dali_mix.data import TolerantLoader
+from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.train.checkpoint.state import check, own_state, rank_file, shared_files
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.loop import Trainer, TrainingError

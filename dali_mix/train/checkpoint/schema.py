@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from dali_mix.train.report.summary import COLUMNS
+from dali_mix.train.output.summary import COLUMNS
 from dali_mix.train.step import StepLosses
 
 Check: TypeAlias = Callable[[Any, str], None]

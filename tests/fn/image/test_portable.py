@@ -11,7 +11,6 @@ from timm.data import auto_augment as timm_aa
 
 from dali_mix import ConfigError, native
 from dali_mix import fn as mix
-from dali_mix.fn import _graph
 from dali_mix.fn.image.policies import parse_auto_augment
 from dali_mix.fn.image.portable import policy as portable_policy
 from dali_mix.fn.image.portable.image_ops import MATRICES
@@ -33,9 +32,9 @@ def one_operation(images, name, level, sign):
     """``name`` at a magnitude, with a given sign instead of a random one."""
 
     def graph(images, labels):
-        values = [_graph.constant(value, types.FLOAT) for value in (level / 10, level / 10 * sign, sign * 0.5)]
+        values = [graph.constant(value, types.FLOAT) for value in (level / 10, level / 10 * sign, sign * 0.5)]
         leaf = portable_policy._leaves([name], FILL, beyond_ten=level > 10)[-1]
-        return (leaf[1](_graph.constant(1, types.INT32), images, *values),)
+        return (leaf[1](graph.constant(1, types.INT32), images, *values),)
 
     return run_graph(graph, images)[0][0]
 
@@ -79,7 +78,7 @@ def drawn(aa, batch=1000, iterations=4):
     names = sorted({name for sub in policy.sub_policies for name, _, _ in sub}, key=portable_policy._place)
 
     def graph(images, labels):
-        layers = portable_policy.draw_operations(policy, names, _graph.random_op("test", None))
+        layers = portable_policy.draw_operations(policy, names, graph.random_op("test", None))
         return [node for layer in layers for node in layer]
 
     outputs = run_graph(graph, np.zeros((batch, 1, 1, 3), np.uint8), iterations=iterations)

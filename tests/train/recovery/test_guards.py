@@ -12,9 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from dali_mix.train import outputs, step
+from dali_mix.train import step
 from dali_mix.train.checkpoint.saver import Saver
 from dali_mix.train.checkpoint.store import CheckpointStore, verify
+from dali_mix.train.output import folder as outputs
 from tests.ranks import run_ranks
 from tests.train.conftest import FAST, TINY
 from tests.train.recovery.runs import assert_same_result, rows_of

@@ -10,8 +10,8 @@ from dali_mix.train.checkpoint import resume
 from dali_mix.train.checkpoint.identity import differences
 from dali_mix.train.checkpoint.state import read_facts
 from dali_mix.train.checkpoint.store import Position
-from dali_mix.train.config.files import plain_settings
-from dali_mix.train.config.parser import build_parser
+from dali_mix.train.settings.files import plain_settings
+from dali_mix.train.settings.parser import build_parser
 from tests.train.recovery.runs import RICH, cut_off
 
 MIXING, AUGMENTATION = "mixing operators", "augmentation operators"

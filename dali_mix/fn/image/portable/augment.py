@@ -6,8 +6,8 @@ from typing import Any
 
 from nvidia.dali import fn, types
 
-from dali_mix.fn import _graph
-from dali_mix.fn._graph import Node, OpArguments
+from dali_mix.fn import graph
+from dali_mix.fn.graph import Node, OpArguments
 from dali_mix.fn.image.portable import image_ops as ops
 from dali_mix.fn.image.portable.erasing import random_erasing
 from dali_mix.fn.image.portable.policy import auto_augment
@@ -16,7 +16,7 @@ from dali_mix.fn.image.settings import Chain
 
 def augment_images(images: Node, chain: Chain) -> Node:
     """See :func:`dali_mix.fn.augment`; whatever the chain says, warps are bilinear."""
-    op = _graph.random_op(chain.kind, chain.seed)
+    op = graph.random_op(chain.kind, chain.seed)
     images = _flip(images, chain, op)
     if chain.policy:
         images = auto_augment(images, chain.policy, fill=chain.fill, op=op)
@@ -24,11 +24,11 @@ def augment_images(images: Node, chain: Chain) -> Node:
         images = _color_jitter(images, chain, op)
     if chain.grayscale > 0:
         gray = fn.random.coin_flip(probability=chain.grayscale, dtype=types.BOOL, **op("grayscale"))
-        images = _graph.route(gray, ops.grayscale, _graph.same, images)
+        images = graph.route(gray, ops.grayscale, graph.same, images)
     if chain.blur > 0:
         blurred = fn.random.coin_flip(probability=chain.blur, dtype=types.BOOL, **op("blur"))
         sigma = fn.random.uniform(range=[0.1, 2.0], **op("sigma"))
-        images = _graph.route(blurred, _blur, _graph.same, images, sigma)
+        images = graph.route(blurred, _blur, graph.same, images, sigma)
     if chain.erasing > 0:
         images = random_erasing(images, chain, op)
     return images
@@ -75,4 +75,4 @@ def _color_jitter(images: Node, chain: Chain, op: OpArguments) -> Node:
     if chain.jitter_prob is None:
         return jitter(images, *draws)
     chosen = fn.random.coin_flip(probability=chain.jitter_prob, dtype=types.BOOL, **op("jitter"))
-    return _graph.route(chosen, jitter, _graph.same, images, *draws)
+    return graph.route(chosen, jitter, graph.same, images, *draws)

@@ -9,8 +9,8 @@ from functools import partial
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
-from dali_mix.fn import _graph
-from dali_mix.fn._graph import Node, OpArguments
+from dali_mix.fn import graph
+from dali_mix.fn.graph import Node, OpArguments
 from dali_mix.fn.image.settings import Chain
 
 _AREA = (0.02, 1 / 3)
@@ -38,10 +38,10 @@ def random_erasing(images: Node, chain: Chain, op: OpArguments) -> Node:
         here = erased if count is None else erased & (count > number)
         if chain.remode == "pixel":
             noise = partial(_paste_noise, mean=chain.mean, std=chain.std, name=op(f"erase_noise{number}"))
-            images = _graph.route(here, noise, _graph.same, images, anchor, shape)
+            images = graph.route(here, noise, graph.same, images, anchor, shape)
         else:
             fill = _fill_color(chain.remode, chain.mean, chain.std, op(f"erase_colour{number}"))
-            images = _graph.route(here, _fill_box, _graph.same, images, anchor, shape, fill)
+            images = graph.route(here, _fill_box, graph.same, images, anchor, shape, fill)
     return images
 
 

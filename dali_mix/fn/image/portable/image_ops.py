@@ -1,6 +1,6 @@
 """PIL's image operations on DALI nodes: what color jitter and the policies are made of.
 
-Every function may run inside a branch of ``_graph.route``, so none makes constant nodes.
+Every function may run inside a branch of ``graph.route``, so none makes constant nodes.
 Images are uint8 (H, W, 3), layout HWC, CPU or GPU; factors are float32 () on the CPU.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
-from dali_mix.fn._graph import Node
+from dali_mix.fn.graph import Node
 
 _WHITE = types.Constant(255, dtype=types.UINT8)
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from nvidia.dali import fn
 from nvidia.dali import math as dali_math
 
-from dali_mix.fn._graph import Node
+from dali_mix.fn.graph import Node
 from dali_mix.fn.image.portable import image_ops as ops
 
 Operation: TypeAlias = Callable[[Node, Node, Node, Node], Node]

@@ -17,8 +17,8 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
 from dali_mix.errors import ConfigError
-from dali_mix.fn import _graph
-from dali_mix.fn._graph import Node, OpArguments
+from dali_mix.fn import graph
+from dali_mix.fn.graph import Node, OpArguments
 from dali_mix.fn.image.policies import AutoAugment
 from dali_mix.fn.image.portable import image_ops as ops
 from dali_mix.fn.image.portable.operations import operations
@@ -94,7 +94,7 @@ def draw_operations(policy: AutoAugment, names: Sequence[str], op: OpArguments) 
 
 def _lookup(values: Sequence[float], index: Node, dtype: Any) -> Node:
     if len(set(values)) == 1:
-        return _graph.constant(values[0], types.INT32 if dtype is np.int32 else types.FLOAT)
+        return graph.constant(values[0], types.INT32 if dtype is np.int32 else types.FLOAT)
     return types.Constant(np.asarray(values, dtype=dtype), device="cpu")[index]
 
 
@@ -132,4 +132,4 @@ def _dispatch(leaves: Sequence[Leaf], code: Node, *nodes: Node) -> Node:
         return leaves[0][1](code, *nodes)
     middle = len(leaves) // 2
     lower, upper = leaves[:middle], leaves[middle:]
-    return _graph.route(code < upper[0][0], partial(_dispatch, lower), partial(_dispatch, upper), code, *nodes)
+    return graph.route(code < upper[0][0], partial(_dispatch, lower), partial(_dispatch, upper), code, *nodes)

@@ -1,0 +1,1 @@
+"""Mixing operators: which partner, which pixels, which targets."""

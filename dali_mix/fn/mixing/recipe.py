@@ -1,0 +1,78 @@
+"""What is done to a batch, as both implementations take it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from dali_mix.fn.graph import Node
+
+BRANCHES: Mapping[str, int] = MappingProxyType({"none": 0, "cutmix": 1, "mixup": 2, "smmix": 3})
+"""Names and codes of what can happen to a batch; the order never changes."""
+
+CHOICES: Mapping[str, int] = MappingProxyType({k: v for k, v in BRANCHES.items() if k != "none"})
+
+
+class Normalization(NamedTuple):
+    """How images leave the graph: ``(images - mean) / std``, in HWC.
+
+    Fields:
+        mean, std: one value per channel, in the unit of the images: 255 times those for images in [0, 1].
+        half: float16 instead of float32.
+    """
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    half: bool = False
+
+
+class MixedBatch(NamedTuple):
+    """What :func:`dali_mix.fn.mixing.random_mix` returns, in the order in which a pipeline should output it.
+
+    Fields:
+        images: like the input, mixed or not as ``branch`` says; normalized if that was asked for.
+        targets: float32 (K,).
+        labels: the input labels, untouched.
+        branch: int32 () on the CPU, one value for the batch: 0 none, 1 cutmix, 2 mixup, 3 smmix
+            (left unmixed for the training step).
+    """
+
+    images: Node
+    targets: Node
+    labels: Node
+    branch: Node
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Arguments of :func:`dali_mix.fn.mixing.random_mix`, checked.
+
+    Fields:
+        shares: probability of every branch that can happen, in the order of ``BRANCHES``; they sum to 1 but for
+            rounding.
+        mirror: int32 (), 1 for images that are flipped left to right before they are mixed; None for none.
+        size_px: height and width of all images where they are known, else None.
+        normalization: None leaves the type of the images.
+        others: see there.
+    """
+
+    shares: Mapping[str, float]
+    num_classes: int
+    smoothing: float
+    cutmix_alpha: float
+    mixup_alpha: float
+    mode: str
+    pairing: str
+    minmax: tuple[float, float] | None
+    seed: int | None
+    branch_seed: int | None
+    mirror: Node | None
+    size_px: tuple[int, int] | None
+    normalization: Normalization | None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any branch changes pixels in the graph."""
+        return any(name in self.shares for name in ("cutmix", "mixup"))

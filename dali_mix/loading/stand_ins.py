@@ -1,0 +1,244 @@
+"""Which files of a folder are bad, and what is read in their place."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from nvidia.dali.pipeline import Pipeline
+
+from dali_mix.errors import DataError
+from dali_mix.loading.probe import Probed, probe_images
+from dali_mix.sources.folder import ImageFolder
+
+_CANDIDATES = 4
+"""Files probed at first for each stand-in that is looked for, and twice as many each time that all of them are bad."""
+
+_DENSE = 16
+"""Failures with fewer batches than this between them are worth looking ahead: to build a pipeline anew takes about as
+long as to decode so many batches."""
+
+_log = logging.getLogger(__name__)
+
+
+class BadImage(NamedTuple):
+    """A file that could not be used.
+
+    Fields:
+        path: absolute.
+        reason: one short line.
+    """
+
+    path: str
+    reason: str
+
+
+class LookAhead(NamedTuple):
+    """How many batches after a failed one are judged with it, so that many bad files do not cost a rebuild each.
+
+    Twice as many each time that the next failure comes soon, half as many otherwise: the number of rebuilds grows
+    with the logarithm of the number of bad files.  It depends on nothing but which batches failed, as a run that is
+    resumed must find the same files bad.
+
+    Fields:
+        batches: looked ahead last time, where the epoch was long enough.
+        end: number in its epoch, from 0, of the first batch that was not judged then.
+    """
+
+    batches: int = 0
+    end: int = 0
+
+    def after(self, failed: int, size: int) -> LookAhead:
+        """What to do next.
+
+        Args:
+            failed: number of the batch that failed, from 0, in its epoch.
+            size: batches in an epoch; nothing of the next one is judged.
+        """
+        gap = failed - self.end if failed >= self.end else failed  # in another epoch
+        batches = 2 * self.batches + 1 if gap <= max(self.batches, _DENSE) else self.batches // 2
+        return LookAhead(batches, min(failed + 1 + batches, max(size, failed + 1)))
+
+
+class StandIns:
+    """The files of a folder that are bad, and what is read instead.
+
+    Args:
+        folder: as it was listed.
+        report: called once for each bad file; may raise.
+
+    Fields:
+        reasons: why a file is bad, by its index in the folder.
+        stand_ins: index of a bad file, and of the file to read instead.
+    """
+
+    def __init__(self, folder: ImageFolder, report: Callable[[BadImage], None]) -> None:
+        self._folder = folder
+        self._report = report
+        self._decoding: dict[str, Any] = {}
+        self._sound = np.zeros(len(folder), bool)
+        self._reported: set[str] = set()
+        self.reasons: dict[int, str] = {}
+        self.stand_ins: dict[int, int] = {}
+
+    def state(self) -> list[list[Any]]:
+        """Rows of index, stand-in's index and reason, by the index."""
+        return [[index, self.stand_ins[index], reason] for index, reason in sorted(self.reasons.items())]
+
+    def load_state(self, state: Iterable[list[Any]]) -> None:
+        """Take over what ``state`` gave."""
+        rows = list(state)
+        self.reasons = {index: reason for index, _, reason in rows}
+        self.stand_ins = {index: other for index, other, _ in rows}
+        self._reported = {self._folder.files[index] for index in self.reasons}
+
+    def decode_like(self, pipeline: Pipeline) -> None:
+        """Probe with the backend that a pipeline decodes with."""
+        device_id = pipeline.device_id
+        self._decoding = {"device": "cpu"} if device_id is None else {"device": "gpu", "device_id": device_id}
+        self._decoding["num_threads"] = pipeline.num_threads
+
+    def judge(self, entries: Iterable[int]) -> bool:
+        """Decode what is read for these entries; note and report what is bad.  Returns whether anything is."""
+        found = False
+        for file, error in self._probe([file for file in map(self._read_for, entries) if file not in self.reasons]):
+            self._sound[file] = error is None
+            if error is not None:
+                self._note(file, error)
+                found = True
+        return found
+
+    def judge_ahead(self, batches: Iterable[Iterable[int]]) -> None:
+        """As ``judge``, for batches that have not failed yet; no file that was sound is decoded again."""
+        self.judge([entry for batch in batches for entry in batch if not self._sound[self._read_for(entry)]])
+
+    def judge_unreadable(self, batches: Iterable[Iterable[int]]) -> None:
+        """As ``judge``, for those of some batches that hold a file which cannot be read."""
+        self.judge([entry for batch in map(list, batches) if self.unreadable(batch) for entry in batch])
+
+    def unreadable(self, entries: Iterable[int]) -> bool:
+        """Whether a file that is read for one of these entries is missing, empty, forbidden or none."""
+        return any(not _is_readable(self._folder.files[self._read_for(entry)]) for entry in entries)
+
+    def named(self, message: str, entries: Iterable[int]) -> list[int]:
+        """The files read for these entries whose path is in a message of DALI's."""
+        return [file for file in map(self._read_for, entries) if self._folder.files[file] in message]
+
+    def believe(self, message: str, entries: Iterable[int]) -> bool:
+        """Note as bad what DALI names, whatever the probe says.  Returns whether it names anything."""
+        named = self.named(message, entries)
+        for file in named:
+            self._note(file, "DALI fails with it, though not always")
+        return bool(named)
+
+    def assign(self) -> None:
+        """Find a stand-in for every bad file that has none, or one that is bad itself.
+
+        Raises:
+            DataError: if no file of the folder is good.
+
+        A candidate that is bad is passed over, but not noted: a random crop may do without what it lacks, and when
+        it is read must not depend on who looked for a stand-in.  If a whole class is bad, that is told at once.
+        """
+        fit: dict[int, bool] = {}
+        errors: dict[int, str] = {}
+        wide = _CANDIDATES
+        while waiting := [file for file in self.reasons if self.stand_ins.get(file, file) in self.reasons]:
+            unfit = self._mask(self.reasons) | self._mask(errors)
+            candidates = {file: self._candidates(file, unfit, wide) for file in waiting}
+            strangers = {file for file in waiting if self._labels[candidates[file][0]] != self._labels[file]}
+            labels = {self._labels[file] for file in strangers}
+            for other in [other for other in errors if self._labels[other] in labels]:
+                self._note(other, errors.pop(other))
+            unknown = [other for others in candidates.values() for other in others if other not in fit]
+            for other, error in self._probe(unknown):
+                fit[other] = error is None
+                if error is not None:
+                    errors[other] = error
+            for file, others in candidates.items():
+                good = next((other for other in others if fit[other]), None)
+                if good is not None:
+                    self.stand_ins[file] = good
+            wide *= 2
+
+    def _candidates(self, file: int, unfit: np.ndarray, count: int) -> list[int]:
+        """The next few files that may stand in for one: those of its class, or of any if they are all bad."""
+        own = self._class_files(int(self._labels[file]))
+        fit = own[~unfit[own]]
+        if not len(fit):
+            fit = np.flatnonzero(~unfit)
+        if not len(fit):
+            first = next(iter(self.reasons))
+            raise DataError(
+                f"none of the {len(self._folder)} files in {self._folder.root} can be used, the first is "
+                f"{self._folder.files[first]}: {self.reasons[first]}"
+            )
+        start = int(np.searchsorted(fit, file))
+        found: list[int] = np.take(fit, range(start, start + min(count, len(fit))), mode="wrap").tolist()
+        return found
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return np.asarray(self._folder.labels)
+
+    @cached_property
+    def _by_class(self) -> np.ndarray:
+        return np.argsort(self._labels, kind="stable")
+
+    def _class_files(self, label: int) -> np.ndarray:
+        ends = np.searchsorted(self._labels, [label, label + 1], sorter=self._by_class)
+        return self._by_class[ends[0] : ends[1]]
+
+    def _mask(self, files: Iterable[int]) -> np.ndarray:
+        mask = np.zeros(len(self._folder), bool)
+        mask[list(files)] = True
+        return mask
+
+    def _read_for(self, entry: int) -> int:
+        return self.stand_ins.get(entry, entry)
+
+    def _note(self, file: int, reason: str) -> None:
+        path = self._folder.files[file]
+        known = path in self._reported  # a folder may list a file twice
+        self.reasons[file] = reason
+        self._reported.add(path)
+        if not known:
+            self._report(BadImage(path, reason))
+
+    def _probe(self, files: Iterable[int]) -> Iterator[tuple[int, str | None]]:
+        """Each file once, with what is wrong with it, as soon as that is known."""
+        by_path: dict[str, set[int]] = {}
+        for file in files:
+            by_path.setdefault(self._folder.files[file], set()).add(file)
+        for probed in self._probed(list(by_path)):
+            yield from ((file, probed.error) for file in by_path[probed.path])
+
+    def _probed(self, paths: list[str]) -> Iterator[Probed]:
+        try:
+            with closing(probe_images(paths, **self._decoding)) as probing:
+                first = next(probing, None)
+                if first is not None:
+                    yield first
+                    yield from probing
+                return
+        except DataError as error:
+            if self._decoding["device"] == "cpu":
+                raise
+            # The run may have left no memory on its GPU for another process.
+            _log.warning("the GPU cannot be used to look for bad images (%s); the CPU decodes them", error)
+        with closing(probe_images(paths, num_threads=self._decoding["num_threads"])) as probing:
+            yield from probing
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0 and os.access(path, os.R_OK)

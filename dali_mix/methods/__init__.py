@@ -1,0 +1,1 @@
+"""Training steps that mix, and what they ask of a model."""

@@ -1,0 +1,1 @@
+"""SMMix (Chen et al., ICCV 2023): the attention of the ViT under training chooses what is mixed."""

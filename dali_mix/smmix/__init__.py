@@ -1,5 +1,0 @@
-"""SMMix: the attention of the ViT under training chooses what is mixed."""
-
-from dali_mix.smmix.regions import max_min_mix as max_min_mix
-from dali_mix.smmix.stage import SMMix as SMMix
-from dali_mix.smmix.stage import SMMixOutput as SMMixOutput

@@ -1,0 +1,1 @@
+"""Where images come from: folders, listed once and checked before anything is built."""

@@ -1,0 +1,266 @@
+"""Image folders: which files, which classes, read once and checked before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from dali_mix.errors import ConfigError
+from dali_mix.sources.exclusion import find_named
+from dali_mix.sources.left_out import LeftOut, count_extensions
+from dali_mix.sources.listing import ClassLister, Kind, is_folder, kind_of, list_folder
+from dali_mix.text import fits_a_line, is_utf8, show
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The files of a folder with one sub-folder per class.
+
+    Fields:
+        root: the folder, absolute.
+        files: absolute paths, sorted within each class.
+        labels: the class index of each file.
+        classes: class names; the index of a name is its label.
+        origin: fingerprint of the folder whose files this one replaces, see ``with_stand_ins``; else None.
+        left_out: what the folder holds beside them.
+        links: those of the files that are links.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    origin: str | None = None
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False, repr=False)
+    links: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def digest(self) -> str:
+        """A fingerprint of names and labels, the same wherever the folder lies."""
+        return self.origin or self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
+        start = len(str(self.root))  # relpath would take ten seconds for ImageNet
+        for path, label in zip(self.files, self.labels, strict=True):
+            digest.update(f"\0{path[start:]}\0{label}".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def with_stand_ins(self, stand_ins: Mapping[int, int]) -> ImageFolder:
+        """This folder with other files in the place of some; length, order and fingerprint stay.
+
+        Args:
+            stand_ins: index of an entry, and the index of the file, with its label, to put there.
+        """
+        files, labels = list(self.files), list(self.labels)
+        for index, other in stand_ins.items():
+            files[index] = self.files[other]
+            labels[index] = self.labels[other]
+        return replace(self, files=tuple(files), labels=tuple(labels), origin=self.digest())
+
+    def without(self, excluded: Sequence[str], data_dir: Path) -> ImageFolder:
+        """This folder without some files.
+
+        Args:
+            excluded: paths, absolute or relative to ``data_dir``, by whatever links they lead to a file; those of
+                other folders are passed over.
+            data_dir: what relative paths begin at.
+
+        Raises:
+            ConfigError: if nothing would be left.
+        """
+        return self.without_entries(find_named(self.files, self.links, excluded, data_dir).files)
+
+    def without_entries(self, gone: Collection[int]) -> ImageFolder:
+        """This folder without the files at some indices.
+
+        Raises:
+            ConfigError: if nothing would be left.
+        """
+        kept = [index for index in range(len(self.files)) if index not in gone]
+        if not kept:
+            raise ConfigError(f"every image of {self.root} is excluded; check --exclude-list")
+        files = tuple(self.files[index] for index in kept)
+        labels = tuple(self.labels[index] for index in kept)
+        return replace(self, files=files, labels=labels)
+
+    def empty_classes(self) -> list[str]:
+        """Names of the classes without an image, in label order."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return [self.classes[label] for label in np.flatnonzero(counts == 0)]
+
+    def require_readable_names(self) -> None:
+        """Check that DALI can be given the names of all files.
+
+        Raises:
+            ConfigError: if one is not UTF-8.
+        """
+        if self._names_are_utf8:
+            return
+        if not is_utf8(str(self.root)):
+            raise ConfigError(f"{self.root} is not UTF-8, and DALI reads no other names; rename the folder")
+        bad = [path for path in self.files if not is_utf8(path)]
+        raise ConfigError(
+            f"the names of {len(bad):,} of {len(self):,} files in {self.root} are not UTF-8, and DALI reads no others; "
+            f"the first is {bad[0]}; rename them, or leave them out with --exclude-list (dali-mix scan writes one)"
+        )
+
+    @cached_property
+    def _names_are_utf8(self) -> bool:
+        return is_utf8("".join(self.files))
+
+
+SPLIT_NAMES = {"validation": ("val", "valid", "validation"), "train": ("train", "training")}
+"""Names of splits, and those of their folders, which timm takes for one another (``timm/data/dataset_factory.py``)."""
+
+
+def find_split(data_dir: Path, name: str) -> Path:
+    """The folder of a split; where it is absent one of the names that mean the same, where all are the usual one.
+
+    Raises:
+        ConfigError: if it cannot be told whether a folder is there.
+    """
+    usual = SPLIT_NAMES.get(name, (name,))
+    return next((data_dir / other for other in (name, *usual) if is_folder(data_dir / other)), data_dir / usual[0])
+
+
+def other_splits(chosen: Path, name: str) -> list[Path]:
+    """Folders beside the one that ``find_split`` has chosen whose names mean the same; links to it do not count."""
+    others = (chosen.parent / other for other in SPLIT_NAMES.get(name, ()))
+    return [path for path in others if is_folder(path) and os.path.realpath(path) != os.path.realpath(chosen)]
+
+
+def scan_image_folder(
+    root: str | Path, classes: Sequence[str] | None = None, *, select: bool = False, allow_empty: bool = False
+) -> ImageFolder:
+    """List an image folder as torchvision's ``ImageFolder`` does: same files, same labels.
+
+    Differs from torchvision: folders whose names begin with a dot are left out; FIFOs, sockets and devices are not
+    listed; within a class each real folder is listed once, by whatever links it can be reached.  No file is opened or
+    asked for its size; a broken link with the extension of an image is listed.  What is left out is in ``left_out``.
+
+    DALI can list folders itself, but then skips nested folders, reads hidden ones, and numbers the
+    classes of a validation set that lacks some differently from those of the training set.
+
+    Args:
+        root: a folder with one sub-folder per class.
+        classes: class names in label order, usually those of the training set; None takes the
+            sub-folders of ``root`` in sorted order.
+        select: whether class folders that ``classes`` does not name are left out; else they are an error.
+        allow_empty: whether a class folder may be without an image; those of ``classes`` always may.
+
+    Raises:
+        ConfigError: when the folder is missing or cannot be listed, has no class folder, has a class that ``classes``
+            lacks, or one without an image, or with a name that is no line of UTF-8 text, or holds no image at all.
+    """
+    root = _absolute(root)
+    if not is_folder(root):
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
+        if os.path.islink(root):
+            what = f"leads to {os.path.realpath(root)}, which {what}"
+        raise ConfigError(f"{root} {what}; give a folder with one sub-folder of images per class")
+    left_out = LeftOut()
+    found = _class_folders(root, left_out)
+    names = tuple(found if classes is None else classes)
+    _check_names(names, root)
+    lost = next((path for path in left_out.broken if os.path.basename(path) in names), None)
+    if lost is not None:
+        raise ConfigError(f"{lost} is a class whose link leads nowhere; mount what it leads to, or remove the link")
+    known = set(names)
+    unknown = [name for name in found if name not in known]
+    if unknown and not select:
+        raise ConfigError(_unknown_classes(root, unknown, names))
+    lister = ClassLister(str(root), left_out)
+    present = set(found)
+    images = {name: lister.images(str(root / name)) for name in sorted(known) if name in present}
+    if not any(images.values()):
+        what = "none of the named classes has" if select else f"none of its {len(found)} class folder(s) holds"
+        held = f", but there are other files ({count_extensions(left_out.unlisted)})" if left_out.unlisted else ""
+        raise ConfigError(f"{root} holds no image: {what} one{held}; looked for {' '.join(IMG_EXTENSIONS)}")
+    if classes is None and not allow_empty:
+        _refuse_empty(root, [name for name, paths in images.items() if not paths], left_out)
+    if unknown:
+        others = ClassLister(str(root), LeftOut())
+        left_out.unnamed = {name: len(others.images(str(root / name))) for name in unknown}
+    label = {name: index for index, name in enumerate(names)}
+    files = tuple(path for paths in images.values() for path in paths)
+    labels = tuple(label[name] for name, paths in images.items() for _ in paths)
+    return ImageFolder(root, files, labels, names, left_out=left_out, links=frozenset(lister.links))
+
+
+def _absolute(root: str | Path) -> Path:
+    try:
+        root = Path(root).expanduser()
+    except RuntimeError:  # "~name" of nobody is a name like any other
+        root = Path(root)
+    return Path(os.path.abspath(root))
+
+
+def _class_folders(root: Path, left_out: LeftOut) -> list[str]:
+    """Names of the class folders, sorted; notes what else is there."""
+    lister, real_root, found = ClassLister(str(root), left_out), os.path.realpath(root), []
+    for entry in list_folder(str(root)):
+        kind = kind_of(entry)
+        if kind is not Kind.FOLDER:
+            kinds = {Kind.BROKEN: left_out.broken, Kind.SPECIAL: left_out.special}
+            kinds.get(kind, left_out.outside).append(entry.path)
+        elif entry.name.startswith("."):
+            left_out.hidden.append(entry.path)
+        elif entry.is_symlink() and lister.leads_up(os.path.realpath(entry.path), real_root):
+            left_out.repeated.append(entry.path)
+        else:
+            found.append(entry.name)
+    if not found:
+        raise ConfigError(f"{root} is empty of class folders; put the images in {root}/CLASS/*.jpg")
+    return sorted(found)
+
+
+def _check_names(names: Sequence[str], root: Path) -> None:
+    for name in names:
+        if os.path.basename(name) != name or name in ("", ".", "..") or "\0" in name:
+            raise ConfigError(f"{name!r} is not the name of a class folder in {root}; give names without a path")
+        if not (is_utf8(name) and fits_a_line(name)):
+            raise ConfigError(
+                f"the class folder '{show(name)}' in {root} has a name that is no line of UTF-8 text, so no list of "
+                f"classes can hold it; rename it, or choose others with --class-map"
+            )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"the class {twice!r} is named twice; give each class one label")
+
+
+def _unknown_classes(root: Path, unknown: Sequence[str], names: Iterable[str]) -> str:
+    """What is said of class folders that the training set lacks."""
+    text = (
+        f"{root} has {len(unknown)} class folder(s) that the training set lacks, the first is {unknown[0]!r}; both "
+        f"must use the same class names"
+    )
+    composed = {unicodedata.normalize("NFC", name): name for name in names}
+    for name in unknown:
+        twin = composed.get(unicodedata.normalize("NFC", name))
+        if twin is not None:  # macOS writes accents as characters of their own
+            return f"{text}, and {name!a} looks like {twin!a} but is other characters (Unicode NFC or NFD)"
+    return text
+
+
+def _refuse_empty(root: Path, empty: Sequence[str], left_out: LeftOut) -> None:
+    if not empty:
+        return
+    inside = f"{root / empty[0]}/"
+    others = [path for path in left_out.unlisted if path.startswith(inside)]
+    held = f", but {len(others):,} file(s) with other extensions ({count_extensions(others)})" if others else ""
+    raise ConfigError(
+        f"{len(empty)} class folder(s) of {root} hold no image, the first is {empty[0]!r}{held}; remove them, or name "
+        f"the classes that are wanted with --class-map"
+    )

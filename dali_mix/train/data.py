@@ -1,0 +1,266 @@
+"""The images of a run and the loaders that read them."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from dali_mix.errors import ConfigError
+from dali_mix.fn import Augmentation
+from dali_mix.fn.image.decoder_settings import DecoderSettings
+from dali_mix.loading.loader import Batch
+from dali_mix.loading.recovery import TolerantLoader
+from dali_mix.sources.folder import ImageFolder
+from dali_mix.sources.listing import is_folder
+from dali_mix.sources.synthetic import write_synthetic_folder
+from dali_mix.train.bad_files import BadFiles
+from dali_mix.train.distributed import World
+from dali_mix.train.settings.choices import decoder_settings, mixing_choices
+from dali_mix.train.settings.parser import build_parser
+from dali_mix.train.sizes import SizeSchedule
+from dali_mix.train.splits import open_splits
+
+PipelineFactory: TypeAlias = Callable[..., Any]  # a DALI Pipeline, which has no types
+Pipelines: TypeAlias = Mapping[str, tuple[PipelineFactory, PipelineFactory]]
+"""Name for ``--pipeline`` to what makes the training and the validation pipeline."""
+
+_SEED_PER_EPOCH = 10_007
+"""Added to the seeds for each epoch before a pipeline's first, so that a later one does not repeat the first epochs."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run.
+
+    Fields:
+        train: None where only validation is wanted.
+        val: for validation.
+        num_classes: of both.
+        listed: the folders as they were listed, with the files that are excluded.
+    """
+
+    train: ImageFolder | None
+    val: ImageFolder
+    num_classes: int
+    listed: tuple[ImageFolder, ...]
+
+
+def open_data(args: argparse.Namespace, world: World) -> Data:
+    """List the images and check the class count."""
+    data_dir = _write_demo_data(args.output, world) if args.demo else args.data_dir
+    if not is_folder(data_dir):
+        raise ConfigError(f"--data-dir {data_dir} does not exist; give a folder with train/ and val/")
+    train, val, listed = open_splits(args, data_dir)
+    found = len(val.classes)
+    if args.num_classes is not None and args.num_classes != found:
+        source = train.root if train else val.root
+        raise ConfigError(
+            f"--num-classes {args.num_classes} contradicts the {found} class folders in {source}; leave the flag "
+            f"out, or point --data-dir at the right data"
+        )
+    return Data(train, val, found, listed)
+
+
+def _write_demo_data(output: Path, world: World) -> Path:
+    folder = output / "demo-data"
+    if world.is_main:
+        try:
+            write_synthetic_folder(folder)
+        except OSError as error:
+            raise ConfigError(f"--output {output} cannot be written: {error.strerror}") from error
+    world.wait()
+    return folder
+
+
+@dataclass(frozen=True)
+class IdleLoader:
+    """The validation loader of a rank for which no image is left."""
+
+    num_samples: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(())
+
+    def close(self) -> None:
+        """There is nothing to release."""
+
+
+class Loaders:
+    """Makes the loaders of this rank.
+
+    Args:
+        args: checked settings.
+        data: from :func:`open_data`.
+        config: of the model (timm's ``resolve_input_data_config``).
+        world: this rank.
+        pipelines: what ``--pipeline`` chooses from.
+
+    Fields:
+        backend: that DALI runs on, "gpu" or "cpu".
+        bad_files: what the loaders could not use.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, data: Data, config: dict[str, Any], world: World, pipelines: Pipelines
+    ) -> None:
+        if args.pipeline not in pipelines:
+            raise ConfigError(f"--pipeline {args.pipeline} is unknown; there are {', '.join(pipelines)}")
+        self._args, self._data, self._world = args, data, world
+        self._build_train, self._build_val = pipelines[args.pipeline]
+        on_gpu = (args.dali_device or ("cpu" if args.device == "cpu" else "gpu")) == "gpu"
+        self._common: dict[str, Any] = {
+            "img_size": square_side(config),
+            "num_classes": data.num_classes,
+            "mean": config["mean"],
+            "std": config["std"],
+            # Autocast takes them as they are.  For bfloat16 too: DALI has no such type, and float16 is finer for values
+            # of this size, so what the first layer rounds is what it would have rounded anyway.
+            "half": args.amp,
+            # Without an explicit choice the pipeline looks for a GPU itself, and says if there is none.
+            "device": "gpu" if on_gpu else "cpu",
+            "device_id": world.device.index or 0,
+            "num_threads": args.workers,
+            "prefetch_queue_depth": args.dali_prefetch,
+            "decoder_settings": decoder_settings(args),
+            "shard_id": world.rank,
+            "num_shards": world.size,
+        }
+        self._config = config
+        self.backend = "gpu" if on_gpu and torch.cuda.is_available() else "cpu"
+        self.sizes = SizeSchedule.from_args(args)
+        self.bad_files = BadFiles(args.on_bad_image, args.max_bad_fraction)
+
+    @property
+    def augments(self) -> bool:
+        """Whether more is done to training images, once they are cropped, than to flip them left to right."""
+        taken = "augmentation" in inspect.signature(self._build_train).parameters
+        return taken and not augmentation(self._args).only_flips
+
+    def validation(self) -> TolerantLoader | IdleLoader:
+        """Every validation image once, over all ranks."""
+        folder = self._data.val
+        settings = self._common | {
+            "batch_size": self._args.validation_batch_size or self._args.batch_size,
+            "crop_pct": self._config["crop_pct"],
+            "crop_mode": self._config["crop_mode"],
+            "interpolation": self._config["interpolation"],
+        }
+        shards = min(self._world.size, len(folder))
+        # DALI takes memory for a whole batch, and fills it with the last image over and over.
+        settings["batch_size"] = min(settings["batch_size"], math.ceil(len(folder) / shards))
+        if self._world.rank >= len(folder):
+            return IdleLoader(len(folder), settings["batch_size"])
+        settings["num_shards"] = shards
+        build = partial(self._build_val, **_known(self._build_val, settings))
+        report = self.bad_files.reporter(folder)
+        return TolerantLoader(build, folder, "partial", stand_in="left_out", on_bad_image=report)
+
+    def training(self, mixing: bool = True, first_epoch: int = 0) -> TolerantLoader:
+        """Shuffled, augmented and, unless ``mixing`` is False, mixed batches, from an epoch of the run on.
+
+        Raises:
+            ConfigError: if there are fewer images than one batch.
+        """
+        args = self._args
+        seed = args.seed + first_epoch * _SEED_PER_EPOCH
+        settings = self._common | {
+            "batch_size": args.batch_size,
+            "choices": mixing_choices(args) if mixing else {},
+            # Where a method is off its alpha is never used, but must be legal.
+            "cutmix_alpha": args.cutmix or 1.0,
+            "mixup_alpha": args.mixup or 1.0,
+            "minmax": tuple(args.cutmix_minmax) if args.cutmix_minmax else None,
+            "mode": args.mixup_mode,
+            "smoothing": args.smoothing,
+            "scale": tuple(args.scale),
+            "ratio": tuple(args.ratio),
+            "interpolation": args.train_interpolation,
+            "no_aug": args.no_aug,
+            "augmentation": augmentation(args),
+            "seed": seed,
+            "branch_seed": seed,
+        }
+        if args.no_aug:
+            settings["interpolation"] = self._config["interpolation"]
+        if self.sizes is not None:
+            settings["img_size"] = self.sizes.starting(first_epoch)
+        self._refuse_lost_flags()
+        folder = self._data.train
+        assert folder is not None
+        build = partial(self._build_train, **_known(self._build_train, settings))
+        report = self.bad_files.reporter(folder)
+        # The trainer knows how much of an epoch is left, and asks for that.
+        loader = TolerantLoader(build, folder, on_bad_image=report, after_break="rest")
+        len(loader)  # builds the pipeline, and refuses a data set smaller than one batch
+        return loader
+
+    def _refuse_lost_flags(self) -> None:
+        """A flag was changed that the training pipeline has no parameter for."""
+        parser = build_parser()
+        known = inspect.signature(self._build_train).parameters.keys() | inspect.signature(self._build_val).parameters
+        lost = [name for parameter, names in _LOST_WITHOUT.items() if parameter not in known for name in names]
+        for name in lost:
+            if getattr(self._args, name) != parser.get_default(name):
+                flag = name.replace("_", "-")
+                raise ConfigError(f"--{flag} has no effect with --pipeline {self._args.pipeline}")
+
+
+def _known(build: PipelineFactory, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a pipeline has parameters for."""
+    return {name: value for name, value in settings.items() if name in inspect.signature(build).parameters}
+
+
+_LOST_WITHOUT = {
+    "scale": ("scale", "ratio"),
+    "augmentation": (
+        "hflip", "vflip", "color_jitter", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "aa", "reprob",
+        "remode", "recount", "train_img_sizes",
+    ),
+    "interpolation": ("train_interpolation", "interpolation"),
+    "crop_pct": ("crop_pct",),
+    "prefetch_queue_depth": ("dali_prefetch",),
+    "decoder_settings": tuple(field.name for field in fields(DecoderSettings)),
+    "no_aug": ("no_aug",),
+    "mode": ("mixup_mode", "cutmix_minmax"),
+}  # fmt: skip
+"""Parameter of a training pipeline to the settings that go through it."""
+
+
+def augmentation(args: argparse.Namespace) -> Augmentation:
+    """What happens to each training image, from timm's flags."""
+    if args.no_aug:
+        return Augmentation(hflip=0.0)
+    return Augmentation(
+        hflip=args.hflip,
+        vflip=args.vflip,
+        color_jitter=args.color_jitter,
+        color_jitter_prob=args.color_jitter_prob,
+        grayscale_prob=args.grayscale_prob or 0.0,
+        gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
+        aa=args.aa or "",
+        reprob=args.reprob,
+        remode=args.remode,
+        recount=args.recount,
+    )
+
+
+def square_side(config: dict[str, Any]) -> int:
+    """Side of the model's images in pixels."""
+    _, height, width = config["input_size"]
+    if height != width:
+        raise ConfigError(f"the pipeline makes square images, but the model wants {height} x {width} pixels")
+    if config["crop_pct"] > 1:
+        raise ConfigError(f"the model's crop_pct is {config['crop_pct']}; choose one in (0, 1] with --crop-pct")
+    return int(height)

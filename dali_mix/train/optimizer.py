@@ -1,0 +1,150 @@
+"""Optimizer, schedule, mixed precision and moving average of a run, from its settings."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import math
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from dali_mix.errors import ConfigError, first_line
+from dali_mix.methods.smmix.stage import SMMix
+from dali_mix.train.distributed import World
+
+_log = logging.getLogger(__name__)
+
+# Not Adagrad, whose fused kernel PyTorch 2.11 has on the CPU only.
+_FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+KERNELS = {"foreach", "fused", "capturable", "differentiable"}
+"""Settings of torch's optimizers that choose how a step is computed."""
+
+
+def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | None, world: World) -> Any:
+    """timm's optimizer, with the token head beside the model's own parameters."""
+    known = list_optimizers()
+    if args.opt.lower().removeprefix("lookahead_") not in known:
+        close = difflib.get_close_matches(args.opt, known, n=3)
+        hint = f"close: {', '.join(close)}" if close else "timm.optim.list_optimizers() lists them"
+        raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; {hint}")
+    settings = optimizer_kwargs(cfg=args) | {"lr": learning_rate(args, world.size)}
+    twice = sorted(settings.keys() & args.opt_kwargs)
+    if twice:
+        raise ConfigError(f"--opt-kwargs {twice[0]} has a flag of its own; use that")
+    settings = _fused(args.opt, args.opt_kwargs) | settings | args.opt_kwargs
+    try:
+        optimizer = create_optimizer_v2(model, **settings)
+    except Exception as error:  # whatever a constructor makes of nonsense
+        raise ConfigError(f"--opt {args.opt} refuses its settings: {first_line(error)}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise ConfigError(f"--opt {args.opt} needs second derivatives, which this trainer does not compute")
+    _try_step(args.opt, settings, world.device)
+    if stage is not None and stage.token_head is not None:
+        optimizer.add_param_group({"params": [stage.token_head.weight], "weight_decay": args.weight_decay})
+        optimizer.add_param_group({"params": [stage.token_head.bias], "weight_decay": 0.0})
+        if optimizer.state:  # Adagrad makes its state at the start: make it again, of all weights
+            optimizer = type(optimizer)(optimizer.param_groups, **optimizer.defaults)
+    return optimizer
+
+
+def _try_step(name: str, settings: dict[str, Any], device: torch.device) -> None:
+    """Two steps of a parameter of its own: many settings are refused, or break, only there.
+
+    Raises:
+        ConfigError: for such settings.
+    """
+    own = {key: value for key, value in settings.items() if not key.startswith("layer_decay")}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        parameter = nn.Parameter(torch.ones(2, 2, device=device))
+        try:
+            optimizer = create_optimizer_v2([parameter], **own)
+            for _ in range(2):
+                parameter.grad = torch.full_like(parameter, 0.5)
+                optimizer.step()
+        except Exception as error:
+            raise ConfigError(
+                f"--opt {name} cannot step with its settings: {first_line(error)}; see --opt-kwargs"
+            ) from error
+
+
+def _fused(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Ask for the fused kernels of torch's optimizers that heed ``found_inf``, unless the user has asked for others."""
+    base = get_optimizer_class(name.lower().removeprefix("lookahead_"), bind_defaults=False)
+    return {"fused": True} if base in _FUSED and not chosen.keys() & KERNELS else {}
+
+
+def learning_rate(args: argparse.Namespace, world_size: int) -> float:
+    """``--lr``, or timm's rule for ``--lr-base`` (train.py)."""
+    if args.lr is not None:
+        return args.lr
+    ratio = args.batch_size * world_size * args.grad_accum_steps / args.lr_base_size
+    adaptive = any(name in args.opt.lower() for name in ("ada", "lamb"))
+    scale = args.lr_base_scale or ("sqrt" if adaptive else "linear")
+    return args.lr_base * (math.sqrt(ratio) if scale == "sqrt" else ratio)
+
+
+def create_scheduler(args: argparse.Namespace, optimizer: Any, updates_per_epoch: int) -> tuple[Any, int]:
+    """timm's scheduler, and the number of epochs with cool-down."""
+    if args.warmup_epochs >= args.epochs:
+        _log.warning(
+            "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", args.warmup_epochs, args.epochs
+        )
+    try:
+        scheduler, epochs = create_scheduler_v2(
+            optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
+        )
+        length = epochs * updates_per_epoch if args.sched_on_updates else epochs
+        for at in (0, 1, length // 2, length - 1, length):
+            rates = scheduler._get_lr(at)
+            if any(isinstance(rate, complex) or not math.isfinite(rate) for rate in rates):
+                raise ValueError(f"it is {rates[0]}")
+    except Exception as error:  # of timm's arithmetic: overflows, divisions by zero, powers of negative numbers
+        raise ConfigError(
+            f"--sched {args.sched} has no learning rate with these settings: {first_line(error)}; see the flags "
+            "beside --lr in --help"
+        ) from error
+    return scheduler, epochs
+
+
+def create_ema(args: argparse.Namespace, model: nn.Module) -> ModelEmaV3 | None:
+    """The moving average of the weights, None without ``--model-ema``."""
+    if not args.model_ema:
+        return None
+    device = torch.device("cpu") if args.model_ema_force_cpu else None
+    return ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup, device=device)
+
+
+@dataclass
+class Precision:
+    """Mixed precision, with a loss scaler where it is float16.
+
+    Fields:
+        device: type of the device, "cuda" or "cpu".
+        enabled: False computes in float32.
+        requested: "float16", "bfloat16", or None for bfloat16 where the device has it, else float16.
+    """
+
+    device: str
+    enabled: bool
+    requested: str | None = None
+    dtype: torch.dtype = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        bfloat16 = self.device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        if self.requested is not None:
+            bfloat16 = self.requested == "bfloat16"
+        self.dtype = torch.bfloat16 if bfloat16 else torch.float16
+        self.scaler = torch.amp.GradScaler(self.device, enabled=self.enabled and not bfloat16)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context for a forward."""
+        return torch.autocast(self.device, self.dtype, enabled=self.enabled)

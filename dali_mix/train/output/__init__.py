@@ -1,0 +1,8 @@
+"""What a run shows while it goes on and leaves behind to read: lines, ``summary.csv``, curves, trackers."""
+
+from dali_mix.train.output.curves import draw_curves
+from dali_mix.train.output.progress import Progress, table
+from dali_mix.train.output.summary import COLUMNS, Summary
+from dali_mix.train.output.trackers import Trackers, WandbOptions
+
+__all__ = ["COLUMNS", "Progress", "Summary", "Trackers", "WandbOptions", "draw_curves", "table"]
