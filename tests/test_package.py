@@ -103,7 +103,14 @@ def imports_of(path):
             yield from (alias.name for alias in node.names)
 
 
-PLAIN = ["dali_mix.errors", "dali_mix.files", "dali_mix.helpers", "dali_mix.terminal", "dali_mix.text"]
+PLAIN = [
+    "dali_mix.branches",
+    "dali_mix.errors",
+    "dali_mix.files",
+    "dali_mix.helpers",
+    "dali_mix.terminal",
+    "dali_mix.text",
+]
 """Know nothing of any room."""
 
 
