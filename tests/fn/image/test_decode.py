@@ -17,12 +17,12 @@ from dali_mix.data import (
     DecoderSettings,
     TolerantLoader,
     decode_images,
-    memory,
     random_resized_crop,
     resize_center_crop,
     scan_image_folder,
 )
 from dali_mix.errors import ConfigError, DataError
+from dali_mix.fn.image import memory
 from dali_mix.fn.image.decode import MAX_IMAGE_PIXELS, _limit_size
 from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_train, imagenet_val
