@@ -11,6 +11,7 @@ from timm.data import auto_augment as timm_aa
 
 from dali_mix import ConfigError, native
 from dali_mix import fn as mix
+from dali_mix.fn import graph
 from dali_mix.fn.image.policies import parse_auto_augment
 from dali_mix.fn.image.portable import policy as portable_policy
 from dali_mix.fn.image.portable.image_ops import MATRICES
@@ -31,12 +32,12 @@ def portable():
 def one_operation(images, name, level, sign):
     """``name`` at a magnitude, with a given sign instead of a random one."""
 
-    def graph(images, labels):
+    def define(images, labels):
         values = [graph.constant(value, types.FLOAT) for value in (level / 10, level / 10 * sign, sign * 0.5)]
         leaf = portable_policy._leaves([name], FILL, beyond_ten=level > 10)[-1]
         return (leaf[1](graph.constant(1, types.INT32), images, *values),)
 
-    return run_graph(graph, images)[0][0]
+    return run_graph(define, images)[0][0]
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -77,11 +78,11 @@ def drawn(aa, batch=1000, iterations=4):
     policy = parse_auto_augment(aa)
     names = sorted({name for sub in policy.sub_policies for name, _, _ in sub}, key=portable_policy._place)
 
-    def graph(images, labels):
+    def define(images, labels):
         layers = portable_policy.draw_operations(policy, names, graph.random_op("test", None))
         return [node for layer in layers for node in layer]
 
-    outputs = run_graph(graph, np.zeros((batch, 1, 1, 3), np.uint8), iterations=iterations)
+    outputs = run_graph(define, np.zeros((batch, 1, 1, 3), np.uint8), iterations=iterations)
     columns = [np.concatenate(column) for column in zip(*outputs, strict=True)]
     return np.stack(columns[::2]), np.stack(columns[1::2]) * 10, names
 
