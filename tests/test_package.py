@@ -104,10 +104,12 @@ def imports_of(path):
 
 
 PLAIN = [
+    "dali_mix.batch",
     "dali_mix.branches",
     "dali_mix.errors",
     "dali_mix.files",
     "dali_mix.helpers",
+    "dali_mix.options",
     "dali_mix.terminal",
     "dali_mix.text",
 ]

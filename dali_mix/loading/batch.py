@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from nvidia.dali.pipeline import Pipeline
 
+from dali_mix.batch import Batch
 from dali_mix.errors import ConfigError
 from dali_mix.fn import BRANCHES, MixedBatch, methods_of
 
@@ -22,31 +22,6 @@ _CHANNELS = (1, 3, 4)
 _WANTED = "images, targets, labels, branch, as random_mix gives them, or images, targets, as cutmix and mixup do"
 
 _log = logging.getLogger(__name__)
-
-
-class Batch(NamedTuple):
-    """One batch on the pipeline's device.
-
-    Fields:
-        images: float32 or float16 (B, C, H, W), channels_last.
-        targets: float32 (B, K), soft targets that sum to 1.
-        labels: int64 (B,), each image's own class; -1 where the pipeline does not output it.
-        branch: "none", "cutmix", "mixup" or "smmix" (left unmixed for the step).
-    """
-
-    images: torch.Tensor
-    targets: torch.Tensor
-    labels: torch.Tensor
-    branch: str
-
-    def to(self, device: torch.device | str) -> Batch:
-        """This batch on another device; itself where it is there already."""
-        if self.images.device == torch.device(device):
-            return self
-        images, targets, labels = (
-            part.to(device, non_blocking=True) for part in (self.images, self.targets, self.labels)
-        )
-        return Batch(images, targets, labels, self.branch)
 
 
 class Outputs:
