@@ -6,7 +6,8 @@ import shutil
 import safetensors.torch
 import torch
 
-from dali_mix.train.checkpoint.store import CheckpointStore
+from dali_mix.train.checkpoint.state import read_facts
+from dali_mix.train.checkpoint.store import CheckpointStore, Position
 
 # Everything that draws random numbers or keeps a state of its own.
 RICH = (
@@ -41,3 +42,15 @@ def cut_off(folder, copy, position):
     for path in copy.glob("model*.safetensors"):
         if path.name != "model_best.safetensors" or not position.epoch:
             path.unlink()
+
+
+def change_facts(folder, change):
+    """Another ``run.pt`` in a checkpoint, with right sums."""
+    facts = read_facts(folder)
+    change(facts)
+    torch.save(facts, folder / "run.pt")
+    contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".json"}
+    shutil.rmtree(folder)
+    CheckpointStore(folder.parent, keep=1000).save(
+        Position(*facts["position"]), {name: (lambda data=data: data) for name, data in contents.items()}
+    )

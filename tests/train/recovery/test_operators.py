@@ -1,15 +1,12 @@
 """All ranks mix by the same operators, and a run goes on with those that it began with."""
 
-import shutil
-
 import pytest
-import torch
 
 from dali_mix.train.checkpoint.state import read_facts
-from dali_mix.train.checkpoint.store import CheckpointStore, Position
+from dali_mix.train.checkpoint.store import Position
 from tests.implementations import need_native
 from tests.train.conftest import FAST
-from tests.train.recovery.runs import RICH, assert_same_result, cut_off
+from tests.train.recovery.runs import RICH, assert_same_result, change_facts, cut_off
 from tests.train.test_run import run_command
 
 NEWEST = "checkpoint-1-4"
@@ -63,17 +60,6 @@ def test_insisting_on_what_is_there_changes_nothing(resume, cut, whole):
     code, _, err = resume("--native", "on")
     assert code == 0, err
     assert_same_result(cut, whole)
-
-
-def change_facts(folder, change):
-    facts = read_facts(folder)
-    change(facts)
-    torch.save(facts, folder / "run.pt")
-    contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".json"}
-    shutil.rmtree(folder)
-    CheckpointStore(folder.parent, keep=1000).save(
-        Position(1, 4), {name: (lambda data=data: data) for name, data in contents.items()}
-    )
 
 
 def test_the_portable_graph_trains_and_its_checkpoints_say_so(train, tmp_path):
