@@ -183,7 +183,7 @@ def worker_that(does, monkeypatch):
     """The real worker, but for reading a file whose name holds "culprit"."""
     code = (
         "import os, runpy, sys, time; sys.path[:] = {path!r}; names = runpy.run_path({file!r}); read = names['_read'];"
-        "names['serve'].__globals__['_read'] = lambda path: DOES if 'culprit' in path else read(path);"
+        "names['serve'].__globals__['_read'] = lambda path, most: DOES if 'culprit' in path else read(path, most);"
         "names['serve']({fd})"
     )
     monkeypatch.setattr(probe, "_START", code.replace("DOES", does))
