@@ -198,7 +198,7 @@ def test_a_crash_costs_one_file(tmp_path, monkeypatch):
 
 
 def test_a_file_is_not_blamed_for_what_an_earlier_one_did(tmp_path, monkeypatch):
-    worker_that("(os.abort() if os.environ.get('SEEN') else os.environ.update(SEEN='1')) or read(path)", monkeypatch)
+    worker_that("(os.abort() if os.environ.get('SEEN') else os.environ.update(SEEN='1')) or read(path, most)", monkeypatch)
     paths = write(tmp_path, dict.fromkeys(["first culprit", "second culprit"], JPEG))
     assert [result.error for result in probe_images(paths)] == [None, None]
 
@@ -222,7 +222,7 @@ def test_a_file_is_not_bad_because_its_process_was_killed(tmp_path, monkeypatch,
     marks.mkdir()
     mark_and_die = f"(os.mkdir('{marks}/%d' % os.getpid()), os.kill(os.getpid(), 9))"
     kill = f"len(os.listdir('{marks}')) < 2 and {mark_and_die}"
-    worker_that(f"({kill}) or read(path)", monkeypatch)
+    worker_that(f"({kill}) or read(path, most)", monkeypatch)
     paths = write(tmp_path, dict.fromkeys(["a", "b culprit", "c"], JPEG))
     assert [result.error for result in probe_images(paths)] == [None, None, None]
     assert len(os.listdir(marks)) == 2
@@ -250,7 +250,7 @@ def test_neither_signals_as_it_starts_nor_a_temporary_folder_decide_what_it_find
 def test_time_in_which_it_is_suspended_does_not_count(tmp_path, monkeypatch):
     """As with a job that is suspended, or a container that is paused."""
     worker_that("(subprocess.Popen(['sh', '-c', 'sleep 3; kill -CONT %d' % os.getpid()]), "
-                "os.kill(os.getpid(), 19)) and read(path)".replace("subprocess", "__import__('subprocess')"),
+                "os.kill(os.getpid(), 19)) and read(path, most)".replace("subprocess", "__import__('subprocess')"),
                 monkeypatch)  # fmt: skip
     monkeypatch.setattr(probe, "FILE_TIMEOUT_S", 2)
     assert next(probe_images(write(tmp_path, {"culprit": JPEG}))).error is None
