@@ -24,7 +24,7 @@ from dali_mix.sources.synthetic import write_synthetic_folder
 from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.distributed import World
 from dali_mix.train.settings.choices import decoder_settings, mixing_choices
-from dali_mix.train.settings.parser import build_parser
+from dali_mix.train.settings.sections import Settings
 from dali_mix.train.sizes import SizeSchedule
 from dali_mix.train.splits import open_splits
 
@@ -208,11 +208,11 @@ class Loaders:
 
     def _refuse_lost_flags(self) -> None:
         """A flag was changed that the training pipeline has no parameter for."""
-        parser = build_parser()
+        defaults = Settings.of().flags()
         known = inspect.signature(self._build_train).parameters.keys() | inspect.signature(self._build_val).parameters
         lost = [name for parameter, names in _LOST_WITHOUT.items() if parameter not in known for name in names]
         for name in lost:
-            if getattr(self._args, name) != parser.get_default(name):
+            if getattr(self._args, name) != defaults[name]:
                 flag = name.replace("_", "-")
                 raise ConfigError(f"--{flag} has no effect with --pipeline {self._args.pipeline}")
 

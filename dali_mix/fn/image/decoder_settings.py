@@ -8,6 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dali_mix.errors import ConfigError
+from dali_mix.options import integer, non_negative_int, option, probability
+
+# hw_decoder_load is not free: it decides which images the GPU's engine decodes, whose pixels are not to the bit those
+# of the other decoders.
+_free = functools.partial(option, changes_weights=False)
+_memory = integer(0, 2**63 - 1)
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +44,16 @@ class DecoderSettings:
     Source: ``fn.decoders.image`` in DALI 2.4.  Its ``num_threads`` is the pipeline's.
     """
 
-    hw_decoder_load: float | None = None
-    preallocate_width_hint: int | None = None
-    preallocate_height_hint: int | None = None
-    device_memory_padding: int | None = None
-    host_memory_padding: int | None = None
+    hw_decoder_load: float | None = option(None, probability,
+        "Share of the images that the GPU's JPEG engine decodes; DALI's default is 0.65.", metavar="F")  # fmt: skip
+    preallocate_width_hint: int | None = _free(None, non_negative_int,
+        "Width of the largest image, for which the JPEG engine takes memory at the start.", metavar="PX")  # fmt: skip
+    preallocate_height_hint: int | None = _free(None, non_negative_int,
+        "Height of the largest image, for which the JPEG engine takes memory at the start.", metavar="PX")  # fmt: skip
+    device_memory_padding: int | None = _free(None, _memory,
+        "GPU memory per thread that nvJPEG begins with; DALI's default is 16 MiB.", metavar="BYTES")  # fmt: skip
+    host_memory_padding: int | None = _free(None, _memory,
+        "Host memory per thread that nvJPEG begins with; DALI's default is 8 MiB.", metavar="BYTES")  # fmt: skip
 
     def __post_init__(self) -> None:
         load = self.hw_decoder_load

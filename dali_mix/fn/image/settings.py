@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dali_mix.errors import ConfigError
 from dali_mix.fn.image.policies import AutoAugment, parse_auto_augment
+from dali_mix.options import fraction, integer, non_negative, option, positive, probability
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -14,6 +15,37 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 REMODES = ("const", "rand", "pixel")
 _MOST_BOXES = 16
 _PROBABILITIES = ("hflip", "vflip", "grayscale_prob", "gaussian_blur_prob", "reprob")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What a training image is cut out of its file.
+
+    Fields:
+        no_aug: resize the shorter side and crop the center, instead of a random crop.
+        scale, ratio: smallest and largest area, as shares of the image, and width over height of the random crop.
+        interpolation: "bicubic", "bilinear", "lanczos" or "nearest"; also "random", which draws bilinear or bicubic for
+            each image.  Rotations, shears and translations take the same, but bicubic for "lanczos".
+
+    Raises:
+        ConfigError: for limits that are none.
+    """
+
+    no_aug: bool = option(False, None,
+        "Resize and center-crop the training images too, and do nothing else to them.", negatable=False)  # fmt: skip
+    scale: tuple[float, float] = option((0.08, 1.0), fraction,
+        "Smallest and largest area of the random crop, as shares of the image.", nargs="+", metavar="A")  # fmt: skip
+    ratio: tuple[float, float] = option((3 / 4, 4 / 3), positive,
+        "Smallest and largest width over height of the random crop.", nargs="+", metavar="R")  # fmt: skip
+    interpolation: str = option("bicubic", None, "Interpolation of the random crop and of warps.",
+        flag="train_interpolation", flag_default="random", choices=("random", "bilinear", "bicubic"))  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name, pair, upper in (("scale", self.scale, 1.0), ("ratio", self.ratio, math.inf)):
+            if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= upper:
+                limit = " <= 1" if upper == 1 else ""
+                shown = " ".join(f"{value:g}" for value in pair)
+                raise ConfigError(f"{name} must satisfy 0 < MIN <= MAX{limit}, got {shown}")
 
 
 @dataclass(frozen=True)
@@ -39,16 +71,24 @@ class Augmentation:
         ConfigError: for illegal values.
     """
 
-    hflip: float = 0.5
-    vflip: float = 0.0
-    color_jitter: float | tuple[float, ...] = 0.0
-    color_jitter_prob: float | None = None
-    grayscale_prob: float = 0.0
-    gaussian_blur_prob: float = 0.0
-    aa: str = ""
-    reprob: float = 0.0
-    remode: str = "pixel"
-    recount: int = 1
+    hflip: float = option(0.5, probability, "Probability of a horizontal flip.", metavar="PROB")
+    vflip: float = option(0.0, probability, "Probability of a vertical flip.", metavar="PROB")
+    color_jitter: float | tuple[float, ...] = option(0.0, non_negative,
+        "Strength of color jitter, which is off beside most policies of --aa.", flag_default=0.4,
+        metavar="F")  # fmt: skip
+    color_jitter_prob: float | None = option(None, probability,
+        "Probability of color jitter; without it every image has it.", metavar="PROB")  # fmt: skip
+    grayscale_prob: float = option(0.0, probability,
+        "Probability of a gray image; without it there is none.", flag_default=None, metavar="PROB")  # fmt: skip
+    gaussian_blur_prob: float = option(0.0, probability,
+        "Probability of a Gaussian blur; without it there is none.", flag_default=None, metavar="PROB")  # fmt: skip
+    aa: str = option("", None,
+        "Policy of augmentation, such as rand-m9-mstd0.5-inc1 or 3a.", flag_default=None, metavar="POLICY")  # fmt: skip
+    reprob: float = option(0.0, probability,
+        "Probability of random erasing, which comes before mixing.", metavar="PROB")  # fmt: skip
+    remode: str = option("pixel", None,
+        "What erased pixels become: black, one color per box, or noise.", choices=REMODES)  # fmt: skip
+    recount: int = option(1, integer(1, 1000), "Most erased boxes per image.", metavar="N")
 
     def __post_init__(self) -> None:
         for name in _PROBABILITIES:

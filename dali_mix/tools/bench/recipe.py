@@ -9,12 +9,13 @@ from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.fn import Augmentation
+from dali_mix.options import flag_of, options_of
 from dali_mix.train.data import Pipelines, augmentation
 from dali_mix.train.pipelines import ready_made
 from dali_mix.train.settings import build_parser, load_recipe, recipe_names
 from dali_mix.train.settings.choices import mixing_choices
 from dali_mix.train.settings.files import to_argv
-from dali_mix.train.settings.training_flags import add_augmentation
+from dali_mix.train.settings.sections import sections
 
 FLAGS = ("recipe", "aa", "reprob", "remode", "recount", "color_jitter")
 """The trainer's, with its names."""
@@ -148,9 +149,9 @@ def augmentation_settings(args: argparse.Namespace) -> dict[str, Any]:
     recipe = read_recipe(args)
     if recipe is None:
         return {}
-    names = argparse.ArgumentParser(add_help=False)
-    add_augmentation(names.add_argument_group())
-    return {action.dest: getattr(recipe.settings, action.dest) for action in names._actions}
+    kinds = [section.metadata["kind"] for section in sections() if section.metadata["group"] == "augmentation"]
+    names = [flag_of(field) for kind in kinds for field, _ in options_of(kind)]
+    return {name: getattr(recipe.settings, name) for name in names}
 
 
 def pipelines() -> Pipelines:

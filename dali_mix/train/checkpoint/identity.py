@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from argparse import Namespace
-from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,7 @@ import torch
 from dali_mix import native
 from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
-from dali_mix.train.settings.files import plain_settings
-from dali_mix.train.settings.parser import build_parser
-
-_FREE = (
-    # Where things lie, and what is said and kept; the data have an entry of their own.
-    "num_classes", "data_dir", "train_split", "val_split", "class_map", "exclude_list", "demo", "output", "experiment",
-    "log_interval", "checkpoint_hist", "checkpoint_steps", "log_wandb", "wandb_project", "wandb_tags",
-    "wandb_resume_id",
-    # How the run is continued, and when it gives up.
-    "resume", "auto_resume", "resume_relaxed", "nonfinite_limit", "on_bad_image",
-    "max_bad_fraction",
-    # How fast it goes, and what is only looked at.  hw_decoder_load is not free: it decides which images the GPU's
-    # engine decodes, whose pixels are not to the bit those of the other decoders.
-    "preallocate_width_hint", "preallocate_height_hint", "device_memory_padding", "host_memory_padding",
-    "workers", "dali_prefetch", "device", "dali_device", "native", "synchronize_step", "local_rank", "val_interval",
-    "validation_batch_size", "eval_metric", "eval_only", "bench_steps",
-)  # fmt: skip
-"""Settings that change no weight, or whose effect has an entry of its own."""
+from dali_mix.train.settings.sections import Settings, all_options, plain_settings
 
 _MIXING, _AUGMENTATION = "mixing operators", "augmentation operators"
 _NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AUGMENTATION, _MIXING)
@@ -88,7 +70,7 @@ def _own_version() -> str:
 
 def _fingerprint(args: Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """Everything that decides the weights, by name; plain types."""
-    settings = {name: value for name, value in plain_settings(args).items() if name not in _FREE}
+    settings = {name: value for name, value in plain_settings(Settings.of(vars(args))).items() if name in _decisive()}
     train = data.train
     return settings | {
         "training images": len(train) if train else 0,
@@ -103,19 +85,22 @@ def _fingerprint(args: Namespace, data: Data, loaders: Loaders, world: World) ->
 def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """One entry for each name whose values differ: "--batch-size was 10, is 12".
 
-    A setting that the saved run did not know had the effect of its default, as that is what it had none for.
+    A setting that the saved run did not know, or left open, had the effect of its default: a new flag never makes an
+    old checkpoint refuse.
     """
     # Before augmentation had an entry it was the portable graph's.
     then = {_AUGMENTATION: own.get(_AUGMENTATION) and "portable"} | saved
-    then = _defaults(own.keys() - then.keys()) | then
+    for name, default in _decisive().items():
+        if name in own and then.get(name) is None:
+            then[name] = default
     names = [name for name in own if then.get(name) != own[name]]
     return [f"{_shown(name)} was {then.get(name)!r}, is {own[name]!r}{_remedy(name, then)}" for name in names]
 
 
-def _defaults(names: Collection[str]) -> dict[str, Any]:
-    """Of those names that are settings."""
-    parser = build_parser() if names else None
-    return {} if parser is None else plain_settings(Namespace(**{name: parser.get_default(name) for name in names}))
+def _decisive() -> dict[str, Any]:
+    """The settings that change weights, with the values that they have where nothing is given."""
+    defaults = plain_settings(Settings.of())
+    return {name: defaults[name] for name, _, own in all_options() if own.saved and own.changes_weights}
 
 
 def _shown(name: str) -> str:

@@ -22,7 +22,7 @@ from dali_mix.train.class_names import class_notes
 from dali_mix.train.loop import Trainer
 from dali_mix.train.output import Summary, Trackers, WandbOptions, draw_curves, table
 from dali_mix.train.output.preview import Preview
-from dali_mix.train.settings.files import plain_settings
+from dali_mix.train.settings.sections import Settings, plain_settings
 from dali_mix.train.weights import read_notes, save_weights
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class RunFolder:
         self._warned = False
         self._classes = class_notes(classes)
         self.path = start.folder or make_folder(args)
-        settings = plain_settings(args) | {"num_classes": num_classes}
+        settings = plain_settings(Settings.of(vars(args))) | {"num_classes": num_classes}
         try:
             self._prepare(settings, classes, start)
         except OSError as error:

@@ -112,14 +112,20 @@ def to_argv(settings: Mapping[str, Any], parser: argparse.ArgumentParser, source
     argv: list[str] = []
     for name, value in settings.items():
         if name not in actions:
+            if value is None and _reason(name):
+                continue  # written down by a version that had this flag
             raise ConfigError(f"{source}: {_unknown(name, actions)}")
         if value is not None:
             argv += _tokens(actions[name], value, f"{source}: {name}")
     return argv
 
 
+def _reason(name: str) -> str | None:
+    return reason_to_refuse("--" + name.replace("_", "-"))
+
+
 def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    reason = reason_to_refuse("--" + name.replace("_", "-"))
+    reason = _reason(name)
     if reason is not None:
         return f"{name} is not supported: {reason}"
     close = difflib.get_close_matches(name, known, n=1)
@@ -155,18 +161,3 @@ def _plain(value: Any, where: str) -> str:
     if text.startswith("-") and not isinstance(value, int):
         raise ConfigError(f"{where} cannot hold {text!r}, which looks like a flag")
     return text
-
-
-def plain_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings as YAML and ``torch.load(weights_only=True)`` can read them, and ``--config`` takes them."""
-    settings = {name: value for name, value in vars(args).items() if name not in ("config", "data", "recipe")}
-    return _as_yaml(settings)
-
-
-def _as_yaml(value: Any) -> Any:
-    """Paths as text and tuples as lists."""
-    if isinstance(value, dict):
-        return {key: _as_yaml(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_yaml(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from dali_mix.errors import ConfigError
+from dali_mix.options import shortened
 from dali_mix.text import show
 from dali_mix.train.settings.checks import check
 from dali_mix.train.settings.files import read_config, to_argv
 from dali_mix.train.settings.parser import Parser, build_parser
 from dali_mix.train.settings.recipes import load_recipe
 from dali_mix.train.settings.refused import refused_among
-from dali_mix.train.settings.types import shortened
+from dali_mix.train.settings.sections import Settings, all_options
 
 
-def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> argparse.Namespace:
+def parse_settings(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> Settings:
     """Parse and check the command line; an error leaves with one line and exit code 2.
 
     A recipe comes first, then the lines of ``--config``, then the command line: the later wins.
@@ -33,15 +34,33 @@ def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py
             if token.endswith("=--"):  # which argparse makes an empty list of
                 raise ConfigError(f"{token[:-3]} takes a value, got --")
         args = _parse(parser, tokens)
-        args = _parse(parser, [*_from_files(args, parser), *tokens])
-        if args.data is not None:
-            if args.data_dir is not None:
-                raise ConfigError(f"the data folder is given twice: {args.data} and --data-dir {args.data_dir}")
-            args.data_dir = args.data
-        check(args)
+        settings = to_settings(_parse(parser, [*_from_files(args, parser), *tokens]))
+        check(settings)
     except ConfigError as error:
         parser.exit(2, show(f"{parser.prog}: error: {shortened(str(error), 1000)} (see --help)") + "\n")
-    return args
+    return settings
+
+
+def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> argparse.Namespace:
+    """The settings as one flat bag, for what does not take its section yet."""
+    return argparse.Namespace(**parse_settings(argv, prog).flags())
+
+
+def to_settings(args: argparse.Namespace) -> Settings:
+    """The settings of a parsed command line, not yet checked against each other.
+
+    Raises:
+        ConfigError: if a value cannot work, or the data folder is given twice.
+    """
+    flags = {name: getattr(args, name) for name, *_ in all_options()}
+    if args.data is not None:
+        if args.data_dir is not None:
+            raise ConfigError(f"the data folder is given twice: {args.data} and --data-dir {args.data_dir}")
+        flags["data_dir"] = args.data
+    for name in ("mean", "std"):
+        if flags[name] is not None and len(flags[name]) == 1:
+            flags[name] = flags[name] * 3
+    return Settings.of(flags)
 
 
 def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:

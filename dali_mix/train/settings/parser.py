@@ -1,16 +1,19 @@
-"""The parser of the trainer's command line."""
+"""The parser of the trainer's command line, made of what the sections say of themselves."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from timm.utils import ParseKwargs
 
 from dali_mix import __version__
 from dali_mix.errors import ConfigError
+from dali_mix.options import Option, flag_default_of, flag_of, options_of, shortened
 from dali_mix.terminal import HelpFormatter
-from dali_mix.train.settings import model_flags, training_flags
-from dali_mix.train.settings.types import shortened
+from dali_mix.train.settings.sections import sections
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,28 +32,41 @@ def build_parser(prog: str = "train_imagenet.py") -> Parser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--version", action="version", version=f"dali_mix {__version__}", help="Show the version and exit.")
-    add("-c", "--config", type=Path, metavar="FILE", help="YAML file of flags; the command line overrides it.")
-    add(
-        "--recipe",
-        metavar="NAME",
-        help="Published recipe to follow; --config and the command line override it.",
-    )
-    add(
-        "--demo",
-        action="store_true",
-        help="Make a small data set, and train a small ViT on it with SMMix.",
-    )
-    model_flags.add_data(parser.add_argument_group("data"))
-    model_flags.add_model(parser.add_argument_group("model"))
-    model_flags.add_device(parser.add_argument_group("device and precision"))
-    model_flags.add_norm_and_ema(parser.add_argument_group("batch norm and moving average"))
-    training_flags.add_optimizer(parser.add_argument_group("optimizer"))
-    training_flags.add_schedule(parser.add_argument_group("learning rate schedule"))
-    training_flags.add_augmentation(parser.add_argument_group("augmentation"))
-    training_flags.add_mixing(parser.add_argument_group("mixing and loss"))
-    training_flags.add_sizes(parser.add_argument_group("progressive image size"))
-    training_flags.add_run(parser.add_argument_group("run"))
-    training_flags.add_recovery(parser.add_argument_group("recovery"))
+    parser.add_argument("--version", action="version", version=f"dali_mix {__version__}",
+                        help="Show the version and exit.")  # fmt: skip
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
+    for section in sections():
+        title = section.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        add_section(groups[title], section.metadata["kind"])
+    # Neither is a setting: the one says --data-dir, the other nothing.
+    groups["data"].add_argument("data", nargs="?", type=Path, metavar="DIR",
+                                help="The same as --data-dir (deprecated in timm).")  # fmt: skip
+    groups["device and precision"].add_argument("--local_rank", "--local-rank", type=int, default=0,
+                                                help="Ignored, as torchrun's environment counts.")  # fmt: skip
     return parser
+
+
+def add_section(group: argparse._ActionsContainer, section: type) -> None:
+    """The flags of a section."""
+    for field, own in options_of(section):
+        _add(group, field, own)
+
+
+def _add(group: argparse._ActionsContainer, field: dataclasses.Field[Any], own: Option) -> None:
+    name, default = flag_of(field), flag_default_of(field)
+    long = f"--{name.replace('_', '-')}"
+    short = [alias for alias in own.aliases if not alias.startswith("--")]
+    named = [*short, long, *(alias for alias in own.aliases if alias not in short)]
+    common: dict[str, Any] = {"dest": name, "default": default, "help": own.help}
+    if isinstance(default, bool):
+        # With a "--no-" form, so that a recipe's switch can be turned off.
+        group.add_argument(*named, action=argparse.BooleanOptionalAction if own.negatable else "store_true", **common)
+        return
+    common |= {"metavar": own.metavar}
+    if own.pairs:
+        group.add_argument(*named, nargs="*", action=ParseKwargs, **common)
+        return
+    const = {} if own.const is None else {"const": own.const}
+    group.add_argument(*named, type=own.check or str, nargs=own.nargs, choices=own.choices, **const, **common)

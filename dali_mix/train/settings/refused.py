@@ -33,6 +33,7 @@ REFUSED: dict[str, str] = {
     "--input-key": _FOLDERS,
     "--target-key": _FOLDERS,
     "--input-img-mode": "images are decoded to RGB",
+    "--train-crop-mode": "the crop of training images is timm's default, the random resized crop",
     "--drop-connect": "use --drop-path",
     "--device-modules": "the devices are cuda and cpu",
     "--model-dtype": "weights stay float32; --amp computes in --amp-dtype",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -11,38 +10,36 @@ from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.text import is_utf8
-
-_PATHS = {"class_map", "initial_checkpoint", "pretrained_path", "resume", "experiment"}
-"""Flags of paths that are kept as text."""
-
-_ANY_BYTES = {"class_map", "exclude_list", "config"}
-"""Flags of files that are opened here, whose names need not be text."""
+from dali_mix.train.settings.sections import Settings, all_options
 
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 """Of Linux, in bytes."""
 
 
-def check_values(args: argparse.Namespace) -> None:
+def check_values(settings: Settings) -> None:
     """Check each value by itself.
 
     Raises:
         ConfigError: for control characters, a name that is not UTF-8, a path longer than the system's, an experiment
             outside of ``--output``, or a seed that NumPy refuses on the last rank.
     """
-    for name, value in vars(args).items():
+    flags = settings.flags()
+    for name, _, own in all_options():
+        value = flags[name]
         flag = "--" + name.replace("_", "-")
         for text in _texts(value):
             if any(unicodedata.category(character) == "Cc" for character in text):
                 raise ConfigError(f"{flag} holds a control character: {text!r}; leave it out")
-            if name not in _ANY_BYTES and not is_utf8(text):
+            if not own.any_bytes and not is_utf8(text):
                 raise ConfigError(f"{flag} {text} is not UTF-8, and DALI, safetensors and TensorBoard take no other")
-            if name in _PATHS or isinstance(value, Path):
+            if own.path or isinstance(value, Path):
                 _check_length(flag, text)
-    _check_experiment(args.experiment)
+    _check_experiment(settings.run.experiment)
     ranks = os.environ.get("WORLD_SIZE", "1")
     highest = 2**32 - (int(ranks) if ranks.isdecimal() else 1)
-    if args.seed > highest:
-        raise ConfigError(f"--seed must be at most {highest} with {ranks} ranks, got {args.seed}: each adds its number")
+    seed = settings.run.seed
+    if seed > highest:
+        raise ConfigError(f"--seed must be at most {highest} with {ranks} ranks, got {seed}: each adds its number")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """What differs between a checkpoint's run and this one, and what can be done about it."""
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,7 @@ from dali_mix.train.checkpoint import resume
 from dali_mix.train.checkpoint.identity import differences
 from dali_mix.train.checkpoint.state import read_facts
 from dali_mix.train.checkpoint.store import Position
-from dali_mix.train.settings.files import plain_settings
-from dali_mix.train.settings.parser import build_parser
+from dali_mix.train.settings.sections import Settings, plain_settings
 from tests.train.recovery.runs import RICH, cut_off
 
 MIXING, AUGMENTATION = "mixing operators", "augmentation operators"
@@ -66,13 +64,20 @@ def test_the_operators(saved, own, told):
 def test_a_flag_that_the_saved_run_did_not_know_had_the_effect_of_its_default():
     """So that a new flag makes no checkpoint of before refuse."""
     saved = {"batch_size": 128, MIXING: "native", AUGMENTATION: None}
-    own = saved | {"smoothing": 0.1, "model_kwargs": {}, "scale": [0.08, 1.0], "hflip": 0.5}
-    defaults = build_parser()
-    own |= plain_settings(
-        argparse.Namespace(**{name: defaults.get_default(name) for name in own.keys() - saved.keys()})
-    )
+    own = saved | {
+        "smoothing": 0.1,
+        "model_kwargs": {},
+        "scale": [0.08, 1.0],
+        "hflip": 0.5,
+        "color_jitter": 0.4,
+        "aa": "",
+    }
+    assert own.items() <= (plain_settings(Settings.of()) | saved).items()
     assert differences(saved, own) == []
     assert differences(saved, own | {"smoothing": 0.3}) == ["--smoothing was 0.1, is 0.3"]
+    # Flags with a default of None had that written down.
+    assert differences(saved | {"aa": None, "grayscale_prob": None}, own | {"grayscale_prob": 0.0}) == []
+    assert differences(saved | {"aa": "3a"}, own) == ["--aa was '3a', is ''"]
     assert differences(saved, own | {"training images": 70}) == ["training images was None, is 70"]
 
 

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from dali_mix.tools.recipes import recipes_page
-from dali_mix.train.output.folder import plain_settings
 from dali_mix.train.settings import build_parser, load_recipe, parse_args, recipe_names
+from dali_mix.train.settings.parse import parse_settings
 from dali_mix.train.settings.recipes import ABOUT
+from dali_mix.train.settings.sections import plain_settings
 
 
 def parse(tmp_path, text, *flags):
@@ -22,7 +23,7 @@ def test_a_file_sets_what_the_command_line_may_override(tmp_path):
     args = parse(tmp_path, text, "--lr", "0.5", "--no-amp")
     assert (args.lr, args.scale, args.model_kwargs, args.smmix, args.amp) == (
         0.5,
-        [0.2, 0.9],
+        (0.2, 0.9),
         {"depth": 2},
         True,
         False,
@@ -44,7 +45,7 @@ def test_a_list_in_a_recipe_does_not_swallow_the_data_folder():
 
 def test_numbers_of_yaml_are_those_of_the_command_line(tmp_path):
     args = parse(tmp_path, "data_dir: x\nmean: [-1.0e-5, 0.5, 1e-3]\nlr: 1e-3\nwandb_tags: []\nhead_init_bias: -6\n")
-    assert (args.mean, args.lr, args.wandb_tags, args.head_init_bias) == ([-1e-5, 0.5, 1e-3], 1e-3, [], -6.0)
+    assert (args.mean, args.lr, args.wandb_tags, args.head_init_bias) == ((-1e-5, 0.5, 1e-3), 1e-3, (), -6.0)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +93,11 @@ def test_a_missing_file_is_said(capsys):
 
 @pytest.mark.parametrize("flags", ["--recipe smmix_pvt_large", "--cutmix-minmax 0.2 0.8 --no-aug", "--recipe demo"])
 def test_the_settings_of_a_run_make_the_same_run(tmp_path, flags):
-    args = parse_args(["--data-dir", "x", *flags.split()])
-    again = parse(tmp_path, yaml.safe_dump(plain_settings(args)))
-    assert plain_settings(again) == plain_settings(args)
+    settings = parse_settings(["--data-dir", "x", *flags.split()])
+    path = tmp_path / "args.yaml"
+    path.write_text(yaml.safe_dump(plain_settings(settings)))
+    again = parse_settings(["--config", str(path)])
+    assert plain_settings(again) == plain_settings(settings)
 
 
 def test_there_are_the_recipes_that_the_readme_promises():

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from timm.utils import ParseKwargs
 
+from dali_mix.options import Check
 from dali_mix.train.settings import build_parser
-from dali_mix.train.settings import types as flag_types
 from dali_mix.train.settings.refused import reason_to_refuse
+from dali_mix.train.settings.sections.data import dataset
 from tests.train.settings.timm_flags import REFUSED, TIMM_FLAGS
 
 OTHER_DEFAULT = {
@@ -42,9 +43,9 @@ def kind_of(action):
         return "pairs"
     if action.nargs == 0:
         return "switch"
-    if action.type is int or isinstance(action.type, flag_types.Integer):
+    if action.type is int or (isinstance(action.type, Check) and action.type.kind is int):
         return "int"
-    return "str" if action.type in (None, str, Path, flag_types.dataset) else "float"
+    return "str" if action.type in (None, str, Path, dataset) else "float"
 
 
 def plain(value):

@@ -124,12 +124,12 @@ TIMM_FLAGS = {
     "--train-size-schedule-spread": ("float", None, 0.65),
     "--train-size-random-mix": ("float", None, 0.1),
     "--warmup-prefix": ("switch", None, False),
-    "--train-crop-mode": ("str", None, None),
     "--aa": ("str", None, None),
 }
 
 REFUSED = [
     "--patience-epochs",
+    "--train-crop-mode",
     "--train-num-samples",
     "--val-num-samples",
     "--dataset-download",
