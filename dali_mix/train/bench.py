@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean, quantiles
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from dali_mix.loading.loader import Batch
+from dali_mix.batch import Batch
 from dali_mix.loading.recovery import TolerantLoader
+from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.loop import Trainer
 from dali_mix.train.output import Progress, table
 from dali_mix.train.settings.choices import mixing_choices
-from dali_mix.train.tally import Tally
 
 WARM_UP = 6
 """Updates that do not count, at least: kernels are chosen and compiled, buffers grow, and what the pipeline had made
@@ -69,7 +69,7 @@ class Benchmark:
     def __init__(self, trainer: Trainer, loader: TolerantLoader) -> None:
         self._trainer, self._loader = trainer, loader
         self._progress = Progress(1, 1, shown=False)
-        self._tally = Tally()
+        self._statistics = EpochStatistics()
         self._updates = 0  # of the epoch
         self._branches: Counter[str] = Counter()
         self._clock = _Clock(trainer.world.device)
@@ -118,16 +118,16 @@ class Benchmark:
         trainer = self._trainer
         in_epoch = trainer.updates_per_epoch(len(self._loader))
         if self._updates == in_epoch:
-            self.epochs, self._updates, self._tally = self.epochs + 1, 0, Tally()
+            self.epochs, self._updates, self._statistics = self.epochs + 1, 0, EpochStatistics()
         count = min(most, in_epoch - self._updates)
         self._updates += count
-        tally = self._tally
-        images, waited = tally.images, tally.waited
+        statistics = self._statistics
+        images, waited = statistics.images, statistics.waited
         batches = min(self._updates * trainer.accumulate, len(self._loader))
-        trainer.train_epoch(self._loader, self.epochs - 1, self._progress, tally, max_steps=batches)
-        return count, tally.images - images, tally.waited - waited
+        trainer.train_epoch(self._loader, self.epochs - 1, self._progress, statistics, max_steps=batches)
+        return count, statistics.images - images, statistics.waited - waited
 
-    def _watch(self, batch: Batch, square: int | None) -> None:
+    def _watch(self, batch: Batch, plan: Any) -> None:
         if math.isnan(self.start_up_s):
             self.start_up_s = _process_seconds()
         self._branches[batch.branch] += 1

@@ -8,12 +8,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from dali_mix.errors import ConfigError, first_line
 from dali_mix.loading.loader import Batch
 from dali_mix.loading.recovery import TolerantLoader
-from dali_mix.methods.smmix.stage import SMMix
 from dali_mix.sources.changes import FolderWatch
 from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
@@ -31,6 +28,7 @@ from dali_mix.train.checkpoint.state import (
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.data import Data, IdleLoader, Loaders
 from dali_mix.train.distributed import World
+from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.evaluate import evaluate
 from dali_mix.train.loop import TrainingError
 from dali_mix.train.model import build_trainer, describe
@@ -38,7 +36,7 @@ from dali_mix.train.output import Progress
 from dali_mix.train.output.folder import RunFolder
 from dali_mix.train.output.preview import Preview
 from dali_mix.train.signals import Stopped, StopRequest, stop_signals
-from dali_mix.train.tally import Tally
+from dali_mix.train.step import TrainStep
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +48,7 @@ class Epochs:
         args: checked settings.
         world: this rank.
         data: the images.
-        model: new, on its device.
-        stage: SMMix, or None.
+        step: new, its model on the device.
         loaders: makes the loaders of this rank.
         validation: one of them.
         start: where to begin.
@@ -66,8 +63,7 @@ class Epochs:
         args: argparse.Namespace,
         world: World,
         data: Data,
-        model: nn.Module,
-        stage: SMMix | None,
+        step: TrainStep,
         loaders: Loaders,
         validation: TolerantLoader | IdleLoader,
         start: Start,
@@ -80,9 +76,9 @@ class Epochs:
         mixing_ends = start.position == Position(args.mixup_off_epoch, 0)
         first_epoch = start.position.epoch if mixing_ends else start.first_epoch
         self._training = self._open_training(start.position.epoch, first_epoch)
-        self.trainer, self._epochs = build_trainer(args, world, model, stage, len(self._training))
+        self.trainer, self._epochs = build_trainer(args, world, step, len(self._training))
         self._request = StopRequest()
-        self._tally = Tally()
+        self._statistics = EpochStatistics()
         self._rows = list(start.rows)
         self._own: dict[str, Any] | None = None
         self._watches = [FolderWatch(listed) for listed in data.listed] if world.is_main else []
@@ -130,7 +126,7 @@ class Epochs:
         progress = Progress(
             self._epochs, self._images(len(self._training)), shown=world.is_main, done_epochs=start.position.epoch
         )
-        progress.advance(self._tally.images)
+        progress.advance(self._statistics.images)
         try:
             with stop_signals(speak=world.is_main) as self._request:
                 self._connect(preview)
@@ -163,7 +159,7 @@ class Epochs:
     def _save_first(self, position: Position) -> None:
         """A checkpoint before the first step, which also tells at once if the disk cannot take one."""
         try:
-            self._saver.save_first(position, self._training, self._tally, self._rows)
+            self._saver.save_first(position, self._training, self._statistics, self._rows)
         except OSError as error:
             raise ConfigError(
                 f"no checkpoint can be written to --output {self._args.output}: {error.strerror}"
@@ -176,35 +172,35 @@ class Epochs:
                 _log.warning("epoch %d: %s", epoch + 1, change)
         world, bad_files = self._world, self._loaders.bad_files
         row = self._train_epoch(epoch, progress)
-        row |= {"epoch": epoch, "seconds": self._tally.seconds}
+        row |= {"epoch": epoch, "seconds": self._statistics.seconds}
         self._rows.append(row)
-        self._facts["skipped"] += self._tally.skipped
+        self._facts["skipped"] += self._statistics.skipped
         if folder:
             folder.add_epoch(row, self.trainer, preview)
             progress.epoch_done(row)
-        self._tally = Tally()
+        self._statistics = EpochStatistics()
         if not self.trainer.skipped:
             self._save(Position(epoch + 1, 0))
         for found in world.gather(bad_files.new()) or []:
             bad_files.add(found)  # which may end the run, so the epoch is saved first
 
     def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
-        args, trainer, world, tally = self._args, self.trainer, self._world, self._tally
+        args, trainer, world, statistics = self._args, self.trainer, self._world, self._statistics
         if epoch and epoch == args.mixup_off_epoch:
             _log.info("epoch %d: mixing is off from here on (--mixup-off-epoch)", epoch + 1)
             if self._facts["first_epoch"] != epoch:
                 self._training.close()
                 self._training = self._open_training(epoch, epoch)
-        trainer.train_epoch(self._training, epoch, progress, tally)
-        if tally.skipped:
-            _log.warning("epoch %d: %d updates were skipped, as they were not finite", epoch + 1, tally.skipped)
-        if not args.sync_bn and not tally.closed:
+        trainer.train_epoch(self._training, epoch, progress, statistics)
+        if statistics.skipped:
+            _log.warning("epoch %d: %d updates were skipped, as they were not finite", epoch + 1, statistics.skipped)
+        if not args.sync_bn and not statistics.closed:
             # Each rank has BatchNorm statistics of its own batches; all evaluate, and save, the same.
             world.share_batch_norm(trainer.model, args.dist_bn)
             if trainer.ema is not None and not args.model_ema_force_cpu:
                 world.share_batch_norm(trainer.ema.module, args.dist_bn)
-        tally.closed = True
-        row = tally.row(world)
+        statistics.closed = True
+        row = statistics.row(world)
         if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self._epochs:
             row |= self._evaluate(epoch)
         trainer.scheduler.step(epoch + 1)
@@ -233,21 +229,21 @@ class Epochs:
             if index < len(self._validation):
                 yield next(batches)
 
-    def _after_update(self, epoch: int, tally: Tally, stop: bool) -> None:
+    def _after_update(self, epoch: int, statistics: EpochStatistics, stop: bool) -> None:
         if stop:
             self._stop(epoch)
         if self._saver.is_due():
-            self._save(Position(epoch, tally.batches))
+            self._save(Position(epoch, statistics.batches))
 
     def _save(self, position: Position) -> bool:
-        return self._saver.save(position, self._training, self._tally, self._rows)
+        return self._saver.save(position, self._training, self._statistics, self._rows)
 
     def _stop(self, epoch: int) -> None:
         """Write a checkpoint and leave."""
-        saved = self._save(Position(epoch, self._tally.batches))
+        saved = self._save(Position(epoch, self._statistics.batches))
         self._world.wait()  # the launcher ends all ranks when the first is gone
         last = self._saver.last
-        where = f"epoch {epoch + 1}, after {self._tally.batches} of {len(self._training)} batches"
+        where = f"epoch {epoch + 1}, after {self._statistics.batches} of {len(self._training)} batches"
         kept = f"the checkpoint is {last}" if saved else f"no checkpoint could be written, the last is {last}"
         raise Stopped(
             f"stopped by {self._request.name} at {where}; {kept}; the same command with --auto-resume goes on",
@@ -298,7 +294,7 @@ class Epochs:
             return
         self._own = read_rank(start.checkpoint, self._world.rank)
         if batch:
-            self._tally = Tally.from_state(self._own["tally"])
+            self._statistics = EpochStatistics.from_state(self._own["tally"])
         try:
             check_buffers(self._own, trainer)
             if self._facts["first_epoch"] == start.first_epoch:

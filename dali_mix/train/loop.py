@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -16,13 +17,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dali_mix.loading.loader import Batch
+from dali_mix.batch import Batch
 from dali_mix.loading.recovery import TolerantLoader
-from dali_mix.methods.smmix.stage import SMMix
 from dali_mix.train.distributed import World, shared_rng
+from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.output import Progress
 from dali_mix.train.reading import Reading
-from dali_mix.train.tally import Tally
+from dali_mix.train.step import TrainStep
 from dali_mix.train.undo import Kept
 from dali_mix.train.updater import Updater
 
@@ -38,44 +39,42 @@ class Trainer:
     """What an epoch needs.
 
     Fields:
-        step: the module of the step, wrapped by DDP where there are several ranks.
-        model: the model in it, whose moving average is kept.
-        stage: SMMix, or None.
+        step: the methods and the model.
         updater: makes updates from losses.
         scheduler: timm's.
         world: this rank.
         seed: for what all ranks draw alike.
         log_interval: batches between the losses that are shown.
-        watch: called with every batch before its step, and the window side drawn for it.
+        parallel: the step wrapped by DDP where there are several ranks, else None.
+        watch: called with every batch before its step, and what was drawn for it.
         accumulate: batches per update.
         ema: moving average of the weights, or None.
         synchronize: wait for the device after every step.
         nonfinite_limit: updates in a row that are skipped, because of a loss or gradient that is not finite, before
             training stops; 0 does not look.
         must_stop: whether this rank has been asked to stop.
-        after_update: called after every update with the epoch, its tally, and whether to stop; what has become of that
-            update is known after :meth:`settle`.  Of several ranks one that must stop is heard an update later.
+        after_update: called after every update with the epoch, its statistics, and whether to stop; what has become of
+            that update is known after :meth:`settle`.  Of several ranks one that must stop is heard an update later.
         updates: done so far in the run; skipped ones count, as the schedule goes on.
         skipped: the newest updates in a row that were skipped.
         last_finite: number of the newest update that was not.
         waited_s: time in seconds that this host has waited for the device.
     """
 
-    step: nn.Module
-    model: nn.Module
-    stage: SMMix | None
+    step: TrainStep
     updater: Updater
     scheduler: Any
     world: World
     seed: int
     log_interval: int
+    parallel: DistributedDataParallel | None = None
     accumulate: int = 1
     ema: ModelEmaV3 | None = None
     synchronize: bool = False
     nonfinite_limit: int = 10
-    watch: Callable[[Batch, int | None], None] = lambda *_: None
+    watch: Callable[[Batch, Any], None] = lambda *_: None
     must_stop: Callable[[], bool] = lambda: False
-    after_update: Callable[[int, Tally, bool], None] = lambda *_: None
+    after_update: Callable[[int, EpochStatistics, bool], None] = lambda *_: None
     updates: int = 0
     skipped: int = 0
     last_finite: int = 0
@@ -89,42 +88,55 @@ class Trainer:
         self._statistics = Kept(_norm_statistics(self.model))
         self._averaged = [] if self.ema is None else list(self.ema.module.state_dict().values())
 
+    @property
+    def model(self) -> nn.Module:
+        """The model under training, whose moving average is kept."""
+        return self.step.model
+
     def updates_per_epoch(self, batches: int) -> int:
         """Updates in an epoch of so many batches; the last one may hold fewer."""
         return math.ceil(batches / self.accumulate)
 
     def train_epoch(
-        self, loader: TolerantLoader, epoch: int, progress: Progress, tally: Tally, max_steps: int | None = None
+        self,
+        loader: TolerantLoader,
+        epoch: int,
+        progress: Progress,
+        statistics: EpochStatistics,
+        max_steps: int | None = None,
     ) -> None:
-        """Train for the rest of an epoch, or of its first ``max_steps`` batches, and add it up in ``tally``."""
-        tally.start()
+        """Train for the rest of an epoch, or of its first ``max_steps`` batches, and add it up in ``statistics``."""
+        statistics.start()
         self.step.train()
         self.updater.optimizer.zero_grad(set_to_none=True)
         steps = min(len(loader), max_steps or len(loader))
         losses: list[Tensor] = []
-        smmix, due = 0, False
-        for index, batch in _numbered(loader, tally, steps):
+        counts: Counter[str] = Counter()
+        due = False
+        for index, batch in _numbered(loader, statistics, steps):
             batch = batch.to(self.world.device)  # elsewhere only with --dali-device
-            square = self._draw_square(batch, epoch, index)
+            method = self.step.method_of(batch.branch)
+            plan = method.plan(batch.images.shape[-2:], shared_rng(self.seed, epoch, index))
             with self.updater.precision.autocast():
-                self.watch(batch, square)
-            tally.lr, tally.img_size = self.learning_rate, batch.images.shape[-1]
+                self.watch(batch, plan)
+            statistics.lr, statistics.img_size = self.learning_rate, batch.images.shape[-1]
             first, last = self._group(index, steps)
             if index == first:
-                losses, smmix = [], 0
+                losses, counts = [], Counter()
                 if self.nonfinite_limit:
                     self._statistics.keep()
-            losses.append(self._train_batch(batch, square, last - first, index == last - 1))
+            losses.append(self._train_batch(batch, plan, last - first, index == last - 1))
             count = len(batch.labels) * self.world.size
-            tally.add_batch(count)
-            smmix += batch.branch == "smmix"
+            statistics.add_batch(count)
+            counts.update(("loss", *method.parts))
             progress.advance(count)
             due = due or index % self.log_interval == 0 or index == steps - 1
             if index == last - 1:
-                show = partial(self._show, progress, epoch, tally, tally.batches / steps, tally.lr) if due else None
-                self._end_group(losses, _Group(epoch, tally, len(losses), smmix, show), last=index == steps - 1)
+                share, lr = statistics.batches / steps, statistics.lr
+                show = partial(self._show, progress, epoch, statistics, share, lr) if due else None
+                self._end_group(losses, _Group(epoch, statistics, counts, show), last=index == steps - 1)
                 due = False
-        if hasattr(self.updater.optimizer, "sync_lookahead") and not tally.closed:
+        if hasattr(self.updater.optimizer, "sync_lookahead") and not statistics.closed:
             self.updater.optimizer.sync_lookahead()  # as timm's trainer: what is evaluated are the slow weights
 
     def _group(self, index: int, steps: int) -> tuple[int, int]:
@@ -132,19 +144,16 @@ class Trainer:
         first = index - index % self.accumulate
         return first, min(first + self.accumulate, steps)
 
-    def _draw_square(self, batch: Batch, epoch: int, index: int) -> int | None:
-        if self.stage is None or batch.branch != "smmix":
-            return None
-        sides = self.stage.sides(self.stage.grid(batch.images.shape[-2:]))
-        return int(shared_rng(self.seed, epoch, index).integers(sides.start, sides.stop))
-
-    def _train_batch(self, batch: Batch, square: int | None, group: int, exchange: bool) -> Tensor:
-        """Forward and backward of one of the ``group`` batches of an update; returns its losses, (4,)."""
+    def _train_batch(self, batch: Batch, plan: Any, group: int, exchange: bool) -> Tensor:
+        """Forward and backward of one of the ``group`` batches of an update; returns its losses, (1 + parts,)."""
+        step = self.step if self.parallel is None else self.parallel
         with self._gradient_exchange(exchange):
             with self.updater.precision.autocast():
-                losses = self.step(batch, square)
-            self.updater.backward(losses.loss / group if group > 1 else losses.loss)
-        return torch.stack([part.detach() for part in losses])
+                result = step(batch, plan)
+            self.updater.backward(result["loss"] / group if group > 1 else result["loss"])
+        loss = result["loss"].detach()
+        zero = torch.zeros_like(loss)
+        return torch.stack([loss, *(result.get(part, zero) for part in self.step.parts)])
 
     def _end_group(self, losses: list[Tensor], group: _Group, *, last: bool) -> None:
         """The update, of which the device leaves no trace where something is not finite; all ranks decide alike."""
@@ -159,13 +168,14 @@ class Trainer:
             self._update_average(self.ema, revoked)
         self.updates += 1
         self.scheduler.step_update(self.updates)
-        group.tally.add_losses(sums, refused)
+        group.statistics.add_losses(("loss", *self.step.parts), sums, refused)
         self._pending = self._pend(group, refused, revoked, stop, sums[-1, 0])
         if self.synchronize and self.world.device.type == "cuda":
             torch.cuda.synchronize(self.world.device)
         if last:
             self.settle()
-        self.after_update(group.epoch, group.tally, self._stop_agreed or (self.world.size == 1 and self.must_stop()))
+        stop_now = self._stop_agreed or (self.world.size == 1 and self.must_stop())
+        self.after_update(group.epoch, group.statistics, stop_now)
 
     def _agree(self, losses: Tensor, finite: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What the ranks tell each other, in one exchange on the device: whether to refuse the update, and to stop.
@@ -207,7 +217,7 @@ class Trainer:
             zero = torch.zeros_like(loss)
             known = [zero if answer is None else answer.to(loss) for answer in answers]
             reading = Reading(torch.stack([*known, loss]))
-        return _Pending(group, group.tally.batches, self.updates, reading)
+        return _Pending(group, group.statistics.batches, self.updates, reading)
 
     def settle(self) -> None:
         """Take in what has become of the newest update; needed before the next one and before a state is saved.
@@ -231,32 +241,32 @@ class Trainer:
             self._count_refused(pending)
         else:
             self.skipped, self.last_finite = 0, pending.number
-            group.tally.count_update(group.batches, group.smmix)
+            group.statistics.count_update(group.counts)
         if group.show is not None:
             group.show(loss)
 
     def _count_refused(self, pending: _Pending) -> None:
-        tally = pending.group.tally
+        statistics = pending.group.statistics
         self.skipped += 1
-        tally.skipped += 1
+        statistics.skipped += 1
         where = f"epoch {pending.group.epoch + 1}, batch {pending.batch}"
         if self.skipped >= self.nonfinite_limit:
             raise TrainingError(
                 f"the loss or its gradient was not finite in {self.skipped} updates in a row, the last at {where} "
                 f"(--nonfinite-limit {self.nonfinite_limit}); lower --lr or lengthen --warmup-epochs"
             )
-        if tally.skipped == 1:
+        if statistics.skipped == 1:
             _log.warning("%s: the loss or its gradient is not finite; the update is skipped", where)
 
     def _gradient_exchange(self, now: bool) -> AbstractContextManager:
         """Ranks exchange gradients once per update, not once per batch."""
-        if now or not isinstance(self.step, DistributedDataParallel):
-            return nullcontext()
-        return self.step.no_sync()
+        return nullcontext() if now or self.parallel is None else self.parallel.no_sync()
 
-    def _show(self, progress: Progress, epoch: int, tally: Tally, share: float, lr: float, loss: float) -> None:
+    def _show(
+        self, progress: Progress, epoch: int, statistics: EpochStatistics, share: float, lr: float, loss: float
+    ) -> None:
         """Show a loss beside the share and the rate of its update, and the speed by now."""
-        progress.show(epoch, share, loss, lr, img_per_s=tally.img_per_s, data_wait=tally.data_wait)
+        progress.show(epoch, share, loss, lr, img_per_s=statistics.img_per_s, data_wait=statistics.data_wait)
 
     @property
     def learning_rate(self) -> float:
@@ -272,16 +282,14 @@ class _Group:
     """The batches of an update.
 
     Fields:
-        epoch, tally: that they belong to.
-        batches: how many.
-        smmix: those of them that SMMix mixed.
+        epoch, statistics: that they belong to.
+        counts: for each loss how many of them have it.
         show: to be called with their last loss, None if nobody wants to see it.
     """
 
     epoch: int
-    tally: Tally
-    batches: int
-    smmix: int
+    statistics: EpochStatistics
+    counts: Counter[str]
     show: Callable[[float], None] | None
 
 
@@ -309,11 +317,11 @@ def _norm_statistics(model: nn.Module) -> Iterator[Tensor]:
             yield from module.buffers()
 
 
-def _numbered(loader: TolerantLoader, tally: Tally, steps: int) -> Iterator[tuple[int, Batch]]:
-    """The batches that the tally lacks, with their numbers; DALI prepares the next ones in its own threads."""
+def _numbered(loader: TolerantLoader, statistics: EpochStatistics, steps: int) -> Iterator[tuple[int, Batch]]:
+    """The batches that the statistics lack, with their numbers; DALI prepares the next ones in its own threads."""
     batches = iter(loader)
-    for index in range(tally.batches, steps):
+    for index in range(statistics.batches, steps):
         before = time.perf_counter()
         batch = next(batches)
-        tally.waited += time.perf_counter() - before
+        statistics.waited += time.perf_counter() - before
         yield index, batch

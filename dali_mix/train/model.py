@@ -1,33 +1,35 @@
-"""The model, the SMMix stage, the loss and the trainer; what cannot work is refused here, in one line."""
+"""The model, the methods, the loss and the trainer; what cannot work is refused here, in one line."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
 from timm.data import resolve_input_data_config
 from timm.layers import PatchEmbed, convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy
-from timm.models import model_parameters
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dali_mix.models  # noqa: F401  registers them with timm
 from dali_mix.errors import ConfigError, first_line
-from dali_mix.methods.smmix.losses import soft_cross_entropy
-from dali_mix.methods.smmix.stage import SMMix
+from dali_mix.methods import Plain, StepMethod, registered
+from dali_mix.methods.losses import soft_cross_entropy
 from dali_mix.train.batch_norm import check_batch_norm
 from dali_mix.train.class_names import check_class_names
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
 from dali_mix.train.optimizer import Precision, create_ema, create_optimizer, create_scheduler
+from dali_mix.train.settings.choices import mixing_choices
 from dali_mix.train.step import TrainStep
 from dali_mix.train.updater import Updater
 from dali_mix.train.weights import load_weights, read_weights
@@ -196,25 +198,29 @@ def _adjust(args: argparse.Namespace, model: nn.Module) -> None:
             raise ConfigError(f"--grad-checkpointing: {args.model} does not offer it: {error}") from error
 
 
-def create_stage(args: argparse.Namespace, model: nn.Module, config: dict[str, Any], num_classes: int) -> SMMix | None:
-    """The SMMix stage, None without ``--smmix``."""
-    if not args.smmix or args.eval_only:
-        return None
-    stage = SMMix(
-        model,
-        num_classes,
-        smoothing=args.smoothing,
-        min_side=args.smmix_min_side,
-        max_side=args.smmix_max_side,
-        weights=tuple(args.smmix_loss_weights),
-    )
+def create_step(args: argparse.Namespace, model: nn.Module, config: dict[str, Any], num_classes: int) -> TrainStep:
+    """The methods that the settings choose, and the plain one.
+
+    Raises:
+        ConfigError: if one of them cannot serve the model, or an image size.
+    """
+    chosen = () if args.eval_only else mixing_choices(args)
+    methods = [_create_method(kind, args, model, num_classes) for kind in registered() if kind.name in chosen]
     for size in [config["input_size"][1:], *((side, side) for side in args.train_img_sizes or ())]:
-        stage.sides(stage.grid(size))
-    return stage
+        for method in methods:
+            method.plan(size, np.random.default_rng(0))
+    classify = next((method.classify for method in methods if method.compiled_by_part), None)
+    return TrainStep(Plain(model, num_classes, loss=create_loss(args), classify=classify), methods)
 
 
-def load_initial(args: argparse.Namespace, model: nn.Module, stage: SMMix | None, classes: Sequence[str]) -> None:
-    """Load ``--initial-checkpoint``; the token head of the SMMix authors' files goes to the stage.
+def _create_method(kind: type[StepMethod], args: argparse.Namespace, model: nn.Module, num_classes: int) -> StepMethod:
+    names = [field.name for field in dataclasses.fields(kind.Options)]
+    given = {name: getattr(args, f"{kind.name}_{name}") for name in names if hasattr(args, f"{kind.name}_{name}")}
+    return kind(model, num_classes, smoothing=args.smoothing, options=kind.Options(**given))
+
+
+def load_initial(args: argparse.Namespace, step: TrainStep, classes: Sequence[str]) -> None:
+    """Load ``--initial-checkpoint``; what it holds of a method goes to the method.
 
     With ``--eval-only`` the classifier must be the data's, in their number and order, and ``--pretrained-path`` is no
     different: there is nothing to fine-tune.
@@ -227,14 +233,11 @@ def load_initial(args: argparse.Namespace, model: nn.Module, stage: SMMix | None
         # A class map is the user's own word on the order, so a difference is then only told.
         check_class_names(Path(each), classes, refuse=args.eval_only and each == source and not args.class_map)
     if source:
-        load_weights(model, Path(source), stage, use_ema=args.use_ema, whole=args.eval_only)
+        load_weights(step.model, Path(source), step.methods, use_ema=args.use_ema, whole=args.eval_only)
 
 
 def compile_modules(args: argparse.Namespace, step: TrainStep, device: torch.device) -> None:
-    """``--torchcompile``: in place, so that the names in ``state_dict`` stay plain.
-
-    Compiled are the model, which serves the validation, and with SMMix the step, whose batches share their parts.
-    """
+    """``--torchcompile``: in place, so that the names in ``state_dict`` stay plain."""
     backend, mode = args.torchcompile, args.torchcompile_mode
     if not backend:
         return
@@ -249,8 +252,7 @@ def compile_modules(args: argparse.Namespace, step: TrainStep, device: torch.dev
             "default or max-autotune-no-cudagraphs"
         )
     try:
-        for module in [step.model] if step.stage is None else [step.model, step]:
-            module.compile(backend=backend, mode=mode)
+        step.compile(backend=backend, mode=mode)
     except RuntimeError as error:
         raise ConfigError(f"--torchcompile-mode {mode} is refused: {error}") from error
 
@@ -267,32 +269,33 @@ def create_loss(args: argparse.Namespace) -> Loss:
     )
 
 
-def build_trainer(
-    args: argparse.Namespace, world: World, model: nn.Module, stage: SMMix | None, batches: int
-) -> tuple[Trainer, int]:
+def build_trainer(args: argparse.Namespace, world: World, step: TrainStep, batches: int) -> tuple[Trainer, int]:
     """The trainer, and the number of epochs with cool-down."""
-    optimizer = create_optimizer(args, model, stage, world)
+    optimizer = create_optimizer(args, step.model, step.methods, world)
     precision = Precision(world.device.type, args.amp, args.amp_dtype)
-    ema = create_ema(args, model)  # before compilation: it copies the model
-    train_step = TrainStep(model, stage, create_loss(args)).to(world.device)
-    compile_modules(args, train_step, world.device)
-    step: nn.Module = train_step
-    # Adaptive clipping leaves the classifier alone (Brock 2021, section 4.1), as timm's trainer does.
-    clipped = model_parameters(model, exclude_head=True) if args.clip_mode == "agc" else step.parameters()
+    ema = create_ema(args, step.model)  # before compilation: it copies the model
+    step.to(world.device)
+    compile_modules(args, step, world.device)
+    # Adaptive clipping leaves classifiers alone (Brock 2021, section 4.1), as timm's trainer does.
+    clipped = {
+        id(parameter): parameter
+        for method in step.methods
+        for parameter in method.get_clip_parameters(exclude_head=args.clip_mode == "agc")
+    }
+    parallel = None
     if world.size > 1:
         on_gpu = world.device.type == "cuda"
         # Only where it is not the default: PyTorch 2.15 is about to rename it.
         buffers: dict[str, Any] = {"broadcast_buffers": False} if args.no_ddp_bb else {}
-        step = DistributedDataParallel(step, device_ids=[world.device] if on_gpu else None, **buffers)
+        parallel = DistributedDataParallel(step, device_ids=[world.device] if on_gpu else None, **buffers)
     trainer = Trainer(
         step=step,
-        model=model,
-        stage=stage,
-        updater=Updater(optimizer, precision, list(clipped), args.clip_grad, args.clip_mode),
+        updater=Updater(optimizer, precision, list(clipped.values()), args.clip_grad, args.clip_mode),
         scheduler=None,
         world=world,
         seed=args.seed,
         log_interval=args.log_interval,
+        parallel=parallel,
         nonfinite_limit=args.nonfinite_limit,
         accumulate=args.grad_accum_steps,
         ema=ema,

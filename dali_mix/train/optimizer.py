@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import math
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from dali_mix.errors import ConfigError, first_line
-from dali_mix.methods.smmix.stage import SMMix
+from dali_mix.methods import StepMethod
 from dali_mix.train.distributed import World
 
 _log = logging.getLogger(__name__)
@@ -28,8 +29,8 @@ KERNELS = {"foreach", "fused", "capturable", "differentiable"}
 """Settings of torch's optimizers that choose how a step is computed."""
 
 
-def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | None, world: World) -> Any:
-    """timm's optimizer, with the token head beside the model's own parameters."""
+def create_optimizer(args: argparse.Namespace, model: nn.Module, methods: Iterable[StepMethod], world: World) -> Any:
+    """timm's optimizer of the model's parameters, with those that methods have of their own in groups behind them."""
     known = list_optimizers()
     if args.opt.lower().removeprefix("lookahead_") not in known:
         close = difflib.get_close_matches(args.opt, known, n=3)
@@ -47,12 +48,20 @@ def create_optimizer(args: argparse.Namespace, model: nn.Module, stage: SMMix | 
     if getattr(optimizer, "is_second_order", False):
         raise ConfigError(f"--opt {args.opt} needs second derivatives, which this trainer does not compute")
     _try_step(args.opt, settings, world.device)
-    if stage is not None and stage.token_head is not None:
-        optimizer.add_param_group({"params": [stage.token_head.weight], "weight_decay": args.weight_decay})
-        optimizer.add_param_group({"params": [stage.token_head.bias], "weight_decay": 0.0})
-        if optimizer.state:  # Adagrad makes its state at the start: make it again, of all weights
-            optimizer = type(optimizer)(optimizer.param_groups, **optimizer.defaults)
+    added = [group for method in methods for group in _own_groups(method, args.weight_decay)]
+    for group in added:
+        optimizer.add_param_group(group)
+    if added and optimizer.state:  # Adagrad makes its state at the start: make it again, of all weights
+        optimizer = type(optimizer)(optimizer.param_groups, **optimizer.defaults)
     return optimizer
+
+
+def _own_groups(method: StepMethod, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights, and what timm's optimizers do not decay: biases and scales of norms."""
+    own = method.own_parameters
+    decayed, kept = ([each for each in own if (each.ndim > 1) == decays] for decays in (True, False))
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def _try_step(name: str, settings: dict[str, Any], device: torch.device) -> None:

@@ -88,8 +88,8 @@ def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
     random_seed(args.seed, world.rank)
     data = open_data(args, world)
     model, config = building.create_model(args, data.num_classes, world)
-    stage = building.create_stage(args, model, config, data.num_classes)
-    building.load_initial(args, model, stage, data.val.classes)
+    step = building.create_step(args, model, config, data.num_classes)
+    building.load_initial(args, step, data.val.classes)
     loaders = Loaders(args, data, config, world, pipelines)
     operators = agree_on_operators(args.native, loaders.backend, world)
     with ExitStack() as stack:
@@ -102,12 +102,12 @@ def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
         own = identity(args, data, loaders, world)
         stack.callback(release)
         start = Start() if args.bench_steps else find_start(args, own, world)
-        epochs = Epochs(args, world, data, model, stage, loaders, validation, start, own)
+        epochs = Epochs(args, world, data, step, loaders, validation, start, own)
         stack.callback(epochs.close)
         if args.bench_steps:
             epochs.bench(args.bench_steps)
         else:
-            epochs.train(Preview(data.val.classes, config["mean"], config["std"], args.smoothing, stage))
+            epochs.train(Preview(data.val.classes, config["mean"], config["std"], args.smoothing, step))
 
 
 def _evaluate_only(

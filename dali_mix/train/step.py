@@ -2,78 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dali_mix.loading.loader import Batch
-from dali_mix.methods.smmix.losses import soft_cross_entropy
-from dali_mix.methods.smmix.stage import SMMix
-
-
-class StepLosses(NamedTuple):
-    """Scalars of one step; ``loss`` carries the graph.
-
-    Fields:
-        loss: what is minimised.
-        classification, fine_grained, consistency: its parts, detached; the last two are zero
-            outside SMMix.
-    """
-
-    loss: Tensor
-    classification: Tensor
-    fine_grained: Tensor
-    consistency: Tensor
+from dali_mix.batch import Batch
+from dali_mix.methods import Plain, StepMethod, registered
 
 
 class TrainStep(nn.Module):
-    """Forward and loss of a batch, whichever branch it took.
+    """Forward and losses of a batch by the method that serves its branch.
 
     Args:
-        model: a classifier, images (B, 3, H, W) to logits (B, K).
-        stage: serves the batches that were left for SMMix; holds the same model.
-        loss: logits and soft targets, both (B, K), to a scalar; for the other batches.
+        plain: serves the batches that no other method does; its model is the one under training.
+        methods: that serve a branch each, with the same model.
 
-    With a stage the step can be compiled, wrapped or in place: all batches share the parts that the stage compiles.
+    Fields:
+        parts: what they return beside "loss", each once.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        stage: SMMix | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] = soft_cross_entropy,
-    ) -> None:
+    def __init__(self, plain: Plain, methods: Sequence[StepMethod] = ()) -> None:
         super().__init__()
-        self.model = model
-        self.stage = stage
-        self.loss = loss
+        self.model = plain.model
+        self._modules_of_methods = nn.ModuleList([plain, *methods])
+        self.parts = tuple(dict.fromkeys(part for method in (plain, *methods) for part in method.parts))
+        self._serving: dict[str, StepMethod] = {method.name: method for method in (plain, *methods)}
+        self._by_part = any(method.compiled_by_part for method in methods)
 
-    # Only what it calls is compiled: the branch and the window's side would be part of a graph.
+    @property
+    def methods(self) -> list[StepMethod]:
+        """All of them, the plain one first."""
+        return list(self._serving.values())
+
+    def method_of(self, branch: str) -> StepMethod:
+        """The method that serves the batches of a branch.
+
+        Raises:
+            ValueError: for a batch that was left to a method which this step does not have.
+        """
+        serving = self._serving.get(branch)
+        if serving is None:
+            if any(method.name == branch for method in registered()):
+                raise ValueError(f"the batch was left for {branch}, but this step has no such method")
+            serving = self._serving[""]
+        return serving
+
+    # Only what it calls is compiled: the branch and the plan would be part of a graph.
     @torch.compiler.disable(recursive=False)
-    def forward(self, batch: Batch, square: int | None = None) -> StepLosses:
-        """The losses of one batch, which lie in memory of their own: a CUDA graph's is overwritten by the next step.
+    def forward(self, batch: Batch, plan: Any = None) -> dict[str, Tensor]:
+        """What the batch's method returns; the losses lie in memory of their own: a CUDA graph's is overwritten.
 
         Args:
             batch: from ``MixLoader``.
-            square: SMMix's window side; equal on all ranks.
-        """
-        if batch.branch == "smmix":
-            if self.stage is None:
-                raise ValueError("the batch was left for SMMix, but this step has no SMMix stage")
-            output = self.stage(batch.images, batch.labels, square)
-            parts = torch.stack((output.classification, output.fine_grained, output.consistency)).detach()
-            return StepLosses(output.loss.clone(), *parts.unbind())
-        if self.stage is None:
-            loss = self.loss(self.model(batch.images), batch.targets)
-        else:
-            loss = self._mixed_loss(self.stage.classify(batch.images), batch.targets).clone()
-        zero = torch.zeros_like(loss.detach())
-        return StepLosses(loss, loss.detach(), zero, zero)
+            plan: of the method, equal on all ranks.
 
-    def _mixed_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss, with the token head in its graph at no weight: DDP waits for a gradient of every parameter."""
-        loss = self.loss(logits, targets)
-        idle = self.stage.token_head if self.stage is not None else None
-        return loss if idle is None else loss + sum(0.0 * parameter.sum() for parameter in idle.parameters())
+        Returns:
+            "loss", which carries the graph, "output", and the method's parts, detached.
+        """
+        method = self.method_of(batch.branch)
+        result = method(batch, plan)
+        parts = torch.stack([result[part] for part in method.parts]).detach().unbind() if method.parts else ()
+        loss = result["loss"].clone() if self._by_part else result["loss"]
+        output = {"loss": self._with_idle(loss, method), "output": result["output"]}
+        return output | dict(zip(method.parts, parts, strict=True))
+
+    @torch.compiler.disable
+    def _with_idle(self, loss: Tensor, serving: StepMethod) -> Tensor:
+        """The loss, with the other methods' parameters in its graph at no weight."""
+        for method in self._serving.values():
+            if method is not serving and isinstance(idle := method.idle(), Tensor):
+                loss = loss + idle
+        return loss
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile in place the model, which serves the validation too, and what a method calls by part."""
+        self.model.compile(*args, **kwargs)
+        if self._by_part:
+            super().compile(*args, **kwargs)

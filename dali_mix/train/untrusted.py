@@ -53,7 +53,7 @@ _DATA = frozenset(
     "torch._utils._rebuild_tensor_v3 torch._utils._rebuild_parameter "
     "torch._utils._rebuild_parameter_with_state".split()
 )
-"""What a pickle may name besides types of elements.  timm's, DeiT's and the SMMix authors' trainers put their flags
+"""What a pickle may name besides types of elements.  timm's trainer, DeiT's and those made of them put their flags
 in, a ``Namespace``, which timm allows too."""
 
 

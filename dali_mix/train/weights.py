@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError, first_line
 from dali_mix.files import replace_file
-from dali_mix.methods.smmix.stage import SMMix
+from dali_mix.methods import StepMethod, registered
+from dali_mix.methods.base import owner_of
+from dali_mix.methods.old_checkpoints import with_methods
 from dali_mix.train.checkpoint.store import verify, verify_member
 from dali_mix.train.untrusted import UntrustedError, load_data
 
@@ -27,10 +29,8 @@ _log = logging.getLogger(__name__)
 
 _PLAIN_KEYS = ("state_dict", "model")
 _AVERAGE_KEYS = ("state_dict_ema", "model_ema")
-"""Where trainers keep the weights and their moving averages.  The averages are never preferred: the SMMix authors'
-trainer saves one, but never updates it (ChenMnZ/SMMix @14b1edc ``engine.py``), so theirs holds the initial weights."""
-
-_TOKEN_HEAD = "token_head."
+"""Where trainers keep the weights and their moving averages.  The averages are never preferred: there are trainers that
+save one, but never update it."""
 
 
 def save_weights(model: nn.Module, path: Path, notes: dict[str, str] | None = None) -> None:
@@ -111,16 +111,15 @@ def require_new_folder(folder: Path) -> None:
 
 
 def load_weights(
-    model: nn.Module, path: Path, stage: SMMix | None = None, *, use_ema: bool = False, whole: bool = False
+    model: nn.Module, path: Path, methods: Iterable[StepMethod] = (), *, use_ema: bool = False, whole: bool = False
 ) -> None:
     """Load weights into a model, whoever wrote them.
 
     Args:
         model: of timm, or of ``dali_mix.models``; may be wrapped.
-        path: a safetensors file, the folder of a checkpoint of this trainer, or a checkpoint of timm's, of the SMMix
-            authors' or of the PVT authors'.  Loaded as data only: a pickle that would run code is refused.
-        stage: gets the ``token_head`` of the SMMix authors' files and of this trainer's checkpoints; without
-            one it is left out.
+        path: a safetensors file, the folder of a checkpoint of this trainer, or a checkpoint of timm's or of
+            other authors'.  Loaded as data only: a pickle that would run code is refused.
+        methods: get what such files hold of theirs; what is another method's is left out.
         use_ema: the moving average of the weights, which must be there, instead of the weights.
         whole: the classifier too, as what is evaluated or exported is nothing without it.
 
@@ -130,7 +129,7 @@ def load_weights(
     Unless ``whole``, a classifier for another number of classes is left out, and said: the model keeps its new one.
     """
     model = unwrap_model(model)
-    state, token_head = _split_token_head(read_weights(path, use_ema=use_ema))
+    state, own = _read_split(path, use_ema)
     state = _without_other_classifier(model, _converted(model, state, path), path, whole)
     missing, unexpected, shapes = _misfits(model.state_dict(), state)
     if not (missing or unexpected):
@@ -139,12 +138,12 @@ def load_weights(
     found = [f"{kind}: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}" for kind, names in kinds if names]
     if found:
         raise ConfigError(f"{path} does not fit the model: {'; '.join(found)}")
-    if token_head:
-        _load_token_head(stage, token_head, path)
+    for name, tensors in own.items():
+        _load_own(name, tensors, methods, path)
 
 
 def read_weights(path: Path, *, use_ema: bool = False) -> dict[str, Tensor]:
-    """All tensors of a file by their plain names, those of a token head under "token_head."; says which they are.
+    """The model's tensors in a file, by their plain names; says which they are.
 
     Args:
         path, use_ema: as :func:`load_weights` takes them.
@@ -152,6 +151,11 @@ def read_weights(path: Path, *, use_ema: bool = False) -> dict[str, Tensor]:
     Raises:
         ConfigError: if the file cannot be read, or a checkpoint is not what was written.
     """
+    return _read_split(path, use_ema)[0]
+
+
+def _read_split(path: Path, use_ema: bool) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """The model's tensors, and for each method that has some there its own."""
     content = _content(path)
     state: Any = content
     if isinstance(content, Mapping):
@@ -167,12 +171,17 @@ def read_weights(path: Path, *, use_ema: bool = False) -> dict[str, Tensor]:
     if not all(isinstance(name, str) for name in state):
         raise ConfigError(f"{path} cannot be read as weights: the names of its tensors are no text")
     state = clean_state_dict(dict(state))  # "module." and "_orig_mod." of wrapped models
-    if use_ema and any(name.startswith(_TOKEN_HEAD) for name in state):
-        _log.warning("%s: if the SMMix authors' code wrote it, its moving average holds the initial weights", path)
-    head = content.get("token_head") if isinstance(content, Mapping) else None
-    if isinstance(head, Mapping) and all(isinstance(value, Tensor) for value in head.values()):
-        state |= {f"{_TOKEN_HEAD}{name}": value for name, value in head.items()}
-    return state
+    own: dict[str, dict[str, Tensor]] = {}
+    for name in list(state):
+        if (owner := owner_of(name)) is not None:
+            own.setdefault(owner.name, {})[name] = state.pop(name)
+            if use_ema and owner.average_note and len(own[owner.name]) == 1:
+                _log.warning("%s: %s", path, owner.average_note)
+    kept = with_methods(content).get("methods") if isinstance(content, Mapping) else None
+    for name, tensors in kept.items() if isinstance(kept, Mapping) else ():
+        if isinstance(tensors, Mapping) and all(isinstance(value, Tensor) for value in tensors.values()):
+            own[name] = dict(tensors)
+    return state, own
 
 
 def _tell_average(path: Path, key: str | None, held: list[str]) -> None:
@@ -188,8 +197,8 @@ def _content(path: Path) -> Any:
     if path.is_dir():  # a checkpoint of this trainer
         names = verify(path)
         shared = _file_content(path / "state.pt")
-        head = shared.get("token_head") if isinstance(shared, Mapping) else None
-        content = {"state_dict": _file_content(path / "model.safetensors"), "token_head": head}
+        methods = with_methods(shared).get("methods") if isinstance(shared, Mapping) else None
+        content = {"state_dict": _file_content(path / "model.safetensors"), "methods": methods}
         if "model_ema.safetensors" in names:
             content["state_dict_ema"] = _file_content(path / "model_ema.safetensors")
         return content
@@ -204,11 +213,6 @@ def _file_content(path: Path) -> Any:
         raise ConfigError(f"{path} cannot be read as weights: it {error}") from error
     except Exception as error:
         raise ConfigError(f"{path} cannot be read as weights: {first_line(error)}") from error
-
-
-def _split_token_head(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    head = {name.removeprefix(_TOKEN_HEAD): value for name, value in state.items() if name.startswith(_TOKEN_HEAD)}
-    return {name: value for name, value in state.items() if not name.startswith(_TOKEN_HEAD)}, head
 
 
 def _converted(model: nn.Module, state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -272,12 +276,15 @@ def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[li
     return [name for name in own if name not in state], [name for name in state if name not in own], shapes
 
 
-def _load_token_head(stage: SMMix | None, state: dict[str, Tensor], path: Path) -> None:
-    if stage is None or stage.token_head is None:
-        _log.info("%s: its token head is left out; only --smmix has use for it", path)
+def _load_own(name: str, tensors: dict[str, Tensor], methods: Iterable[StepMethod], path: Path) -> None:
+    """Give a method what is its own in a file."""
+    prefixes = next((each.prefixes for each in registered() if each.name == name), ())
+    what = " and ".join(prefix.rstrip(".").replace("_", " ") for prefix in prefixes) or f"part of {name}"
+    method = next((each for each in methods if each.name == name), None)
+    if method is None:
+        _log.info("%s: its %s is left out; only the method %s has use for it", path, what, name)
         return
-    own = stage.token_head.state_dict()
-    if any(_misfits(own, state)):
-        _log.info("%s: its token head is for other classes and is left out", path)
-        return
-    stage.token_head.load_state_dict(state)
+    try:
+        method.load_task_state(tensors)
+    except ValueError:
+        _log.info("%s: its %s is for other classes and is left out", path, what)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.methods.attention import adapter_for
-from dali_mix.methods.smmix.losses import consistency_loss, fine_grained_loss, smoothed_one_hot, soft_cross_entropy
+from dali_mix.methods.losses import smoothed_one_hot, soft_cross_entropy
+from dali_mix.methods.smmix.losses import consistency_loss, fine_grained_loss
 from dali_mix.methods.smmix.regions import Windows, check_square, find_windows, move_windows, own_share
 
 

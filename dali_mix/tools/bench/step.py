@@ -25,7 +25,7 @@ from dali_mix.tools.bench import recipe, step_loop, step_parts
 from dali_mix.tools.bench.report import Column
 from dali_mix.tools.bench.step_parts import PARTS as PARTS
 from dali_mix.tools.bench.step_parts import ByPart
-from dali_mix.tools.bench.step_setup import MIXES, Setup, compiled, open_loaders, prepare, without_stage
+from dali_mix.tools.bench.step_setup import MIXES, Setup, compiled, only_plain, open_loaders, prepare
 from dali_mix.tools.bench.step_work import WARM_UP, Alternative, ReadyBatches, StepTime, endless, synthetic
 from dali_mix.tools.bench.timing import interleave, ratio, spread
 from dali_mix.train.distributed import open_world
@@ -198,7 +198,7 @@ def _alternatives(
     for (how, trainer), (source, batches), (guard, limit) in itertools.product(
         trainers.items(), sources.items(), limits.items()
     ):
-        plain = without_stage(trainer, setup.settings)
+        plain = only_plain(trainer, setup.settings)
         for mix in mixes:
             own = dataclasses.replace(trainer if "smmix" in mix else plain, nonfinite_limit=limit)
             # Both of its branches, as often.
@@ -209,8 +209,9 @@ def _alternatives(
 
 def _by_part(setup: Setup, alternatives: Mapping[str, Alternative]) -> ByPart | None:
     """Of the first SMMix alternative."""
-    trainer = next((work.trainer for work in alternatives.values() if work.trainer.stage is not None), None)
-    return None if trainer is None else ByPart(trainer, synthetic(setup)["smmix"]())
+    batch = synthetic(setup)["smmix"]()
+    trainers = [work.trainer for name, work in alternatives.items() if "smmix" in name]
+    return ByPart(trainers[0], batch) if trainers else None
 
 
 def _results(

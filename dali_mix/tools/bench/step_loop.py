@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from dali_mix.loading.loader import Batch
+from dali_mix.batch import Batch
+from dali_mix.methods import Plain
 from dali_mix.tools.bench.report import Column
 from dali_mix.tools.bench.step_setup import Setup
 from dali_mix.tools.bench.step_work import ReadyBatches, synchronize, synthetic
 from dali_mix.tools.bench.timing import difference, interleave, spread
+from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.loop import Trainer
 from dali_mix.train.model import build_trainer
 from dali_mix.train.output import Progress
 from dali_mix.train.output.preview import Preview
-from dali_mix.train.tally import Tally
+from dali_mix.train.step import TrainStep
 
 _STEPS = 100
 """Updates of the small model in a segment."""
@@ -48,8 +50,8 @@ def measure(setup: Setup) -> dict[str, Any]:
 
     Returns:
         "results": "bare", forward, backward, optimizer step of one layer; "loop", the same by ``Trainer.train_epoch``
-        with progress bar, preview, tally and schedule; "model", an unmixed step of the benchmark's model: for each the
-        "ms" per update and "above_ms", those above the bare one's.  "share": the loop's own part of a step of the
+        with progress bar, preview, statistics and schedule; "model", an unmixed step of the benchmark's model: for each
+        the "ms" per update and "above_ms", those above the bare one's.  "share": the loop's own part of a step of the
         model.  "seconds" per update and round; "lines" that say what the loop spends it on.
     """
     args = setup.settings
@@ -100,8 +102,9 @@ def _lines(share: float, profile: list[dict[str, Any]], args: argparse.Namespace
 def _small(setup: Setup) -> Trainer:
     """The trainer of a model of one layer, with the same settings and a preview that watches."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * _SIDE * _SIDE, _CLASSES)).to(setup.world.device)
-    trainer, _ = build_trainer(setup.settings, setup.world, model, None, batches=1000)
-    trainer.watch = Preview([str(index) for index in range(_CLASSES)], [0.0] * 3, [1.0] * 3, 0.0, None).watch
+    step = TrainStep(Plain(model, _CLASSES))
+    trainer, _ = build_trainer(setup.settings, setup.world, step, batches=1000)
+    trainer.watch = Preview([str(index) for index in range(_CLASSES)], [0.0] * 3, [1.0] * 3, 0.0, step).watch
     return trainer
 
 
@@ -116,7 +119,7 @@ class _Loop:
         progress = Progress(1, updates * 1000, shown=True)
         synchronize(device)
         start = time.perf_counter()
-        self._trainer.train_epoch(self._batches, 0, progress, Tally(), max_steps=updates)  # type: ignore[arg-type]
+        self._trainer.train_epoch(self._batches, 0, progress, EpochStatistics(), max_steps=updates)  # type: ignore[arg-type]
         synchronize(device)
         seconds = time.perf_counter() - start
         progress.close()
@@ -130,7 +133,7 @@ def _bare(trainer: Trainer, batch: Batch) -> float:
     start = time.perf_counter()
     for _ in range(_STEPS):
         with updater.precision.autocast():
-            loss = trainer.step(batch).loss
+            loss = trainer.step(batch)["loss"]
         updater.precision.scaler.scale(loss).backward()
         updater.precision.scaler.step(updater.optimizer)
         updater.precision.scaler.update()

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from dali_mix.loading.loader import Batch
+from dali_mix.batch import Batch
+from dali_mix.methods import SMMixStep
 from dali_mix.methods.smmix.regions import max_min_mix
 from dali_mix.tools.bench.step_work import synchronize
 from dali_mix.tools.bench.timing import summarise
@@ -25,7 +26,7 @@ class ByPart:
     """Each call is one step, of which every part waits for the device; probe and regions run once more, to be timed.
 
     Args:
-        trainer: with a stage.
+        trainer: with SMMix.
         batch: unmixed.
 
     Fields:
@@ -33,9 +34,10 @@ class ByPart:
     """
 
     def __init__(self, trainer: Trainer, batch: Batch) -> None:
-        assert trainer.stage is not None
-        self._trainer, self._stage, self._batch = trainer, trainer.stage, batch
-        self._grid = trainer.stage.grid(batch.images.shape[-2:])
+        method = trainer.step.method_of(batch.branch)
+        assert isinstance(method, SMMixStep)
+        self._trainer, self._stage, self._batch = trainer, method.stage, batch
+        self._grid = self._stage.grid(batch.images.shape[-2:])
         self.seconds: list[list[float]] = []
 
     def __call__(self) -> float:

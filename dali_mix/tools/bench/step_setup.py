@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from dali_mix.errors import ConfigError
+from dali_mix.methods import Plain
 from dali_mix.methods.attention import adapter_for
 from dali_mix.sources.folder import scan_image_folder
 from dali_mix.tools.bench.recipe import FLAGS, augmentation_settings, pipelines
 from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
-from dali_mix.train.model import build_trainer, compile_modules, create_loss, create_model, create_stage
+from dali_mix.train.model import build_trainer, compile_modules, create_loss, create_model, create_step
 from dali_mix.train.settings import build_parser
 from dali_mix.train.step import TrainStep
 
@@ -45,8 +46,8 @@ class Setup:
         settings: the trainer's, with this benchmark's flags among them.
         world: the one process.
         config: of the model (timm's ``resolve_input_data_config``).
-        trainer: eager, with the stage if the model can have one.
-        unserved: why it has none; "" if it has.
+        trainer: eager, with SMMix if the model can be served.
+        unserved: why it cannot; "" if it can.
     """
 
     settings: argparse.Namespace
@@ -57,7 +58,7 @@ class Setup:
 
 
 def prepare(args: argparse.Namespace, world: World) -> Setup:
-    """The model, its stage and the trainer, all made as the command line makes them.
+    """The model, the methods and the trainer, all made as the command line makes them.
 
     Raises:
         ConfigError: for a model that cannot be made, images on which SMMix has no room for a window, or an
@@ -66,11 +67,11 @@ def prepare(args: argparse.Namespace, world: World) -> Setup:
     own = {name: value for name, value in vars(args).items() if name not in FLAGS}
     defaults = vars(build_parser().parse_args([]))
     settings = argparse.Namespace(**(defaults | augmentation_settings(args) | own | _TRAINER))
-    settings.smmix = True
     model, config = create_model(settings, args.num_classes, world)
     unserved = _unserved(model)
-    stage = None if unserved else create_stage(settings, model, config, args.num_classes)
-    trainer, _ = build_trainer(settings, world, model, stage, batches=1000)
+    settings.smmix = not unserved
+    step = create_step(settings, model, config, args.num_classes)
+    trainer, _ = build_trainer(settings, world, step, batches=1000)
     return Setup(settings, world, config, trainer, unserved)
 
 
@@ -82,12 +83,10 @@ def _unserved(model: nn.Module) -> str:
     return ""
 
 
-def without_stage(trainer: Trainer, settings: argparse.Namespace) -> Trainer:
+def only_plain(trainer: Trainer, settings: argparse.Namespace) -> Trainer:
     """The trainer of a run without ``--smmix``, on the same weights and with the same optimizer."""
-    if trainer.stage is None:
-        return trainer
-    step = TrainStep(trainer.model, None, create_loss(settings))
-    return dataclasses.replace(trainer, step=step, stage=None)
+    step = TrainStep(Plain(trainer.model, settings.num_classes, loss=create_loss(settings)))
+    return dataclasses.replace(trainer, step=step)
 
 
 def compiled(trainer: Trainer, settings: argparse.Namespace, backend: str, mode: str | None) -> Trainer:
@@ -98,10 +97,9 @@ def compiled(trainer: Trainer, settings: argparse.Namespace, backend: str, mode:
     """
     tensors = [*trainer.step.parameters(), *trainer.step.buffers()]
     step = copy.deepcopy(trainer.step, {id(tensor): tensor for tensor in tensors})
-    assert isinstance(step, TrainStep)
     named = vars(settings) | {"torchcompile": backend, "torchcompile_mode": mode}
     compile_modules(argparse.Namespace(**named), step, trainer.world.device)
-    return dataclasses.replace(trainer, step=step, model=step.model, stage=step.stage)
+    return dataclasses.replace(trainer, step=step)
 
 
 def open_loaders(setup: Setup, mixes: list[str]) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dali_mix.loading.loader import Batch
-from dali_mix.methods.smmix.losses import smoothed_one_hot
+from dali_mix.batch import Batch
+from dali_mix.methods.losses import smoothed_one_hot
 from dali_mix.tools.bench.step_setup import MIXUP_ALPHA, Setup
+from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.loop import Trainer
 from dali_mix.train.output import Progress
-from dali_mix.train.tally import Tally
 
 _SEED = 42
 _SMOOTHING = 0.1
@@ -117,16 +117,16 @@ class Alternative:
         return self._train(self.updates)
 
     def _train(self, updates: int) -> StepTime:
-        trainer, device, tally = self.trainer, self.trainer.world.device, Tally()
+        trainer, device, statistics = self.trainer, self.trainer.world.device, EpochStatistics()
         smmix: list[bool] = []
-        trainer.watch = lambda batch, square: smmix.append(batch.branch == "smmix")
+        trainer.watch = lambda batch, plan: smmix.append(batch.branch == "smmix")
         progress = Progress(1, 1, shown=False)
         synchronize(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         waited, start = trainer.waited_s, time.perf_counter()
         # Every segment as an epoch of its own: what is drawn for a batch depends on its number in it.
-        trainer.train_epoch(self.batches, next(self._segments), progress, tally, max_steps=updates)  # type: ignore[arg-type]
+        trainer.train_epoch(self.batches, next(self._segments), progress, statistics, max_steps=updates)  # type: ignore[arg-type]
         launched = time.perf_counter()
         synchronize(device)
         end = time.perf_counter()
@@ -134,7 +134,7 @@ class Alternative:
         host_wait_s = trainer.waited_s - waited + end - launched if on_gpu else 0.0
         peak = torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
         share = sum(smmix) / len(smmix)
-        return StepTime((end - start) / updates, host_wait_s / updates, tally.waited / updates, peak, share)
+        return StepTime((end - start) / updates, host_wait_s / updates, statistics.waited / updates, peak, share)
 
 
 def endless(loader: Any) -> ReadyBatches:

@@ -14,8 +14,8 @@ from torch import nn
 from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.train.checkpoint.state import check, own_state, rank_file, shared_files
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
+from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.loop import Trainer, TrainingError
-from dali_mix.train.tally import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,9 @@ class Saver:
         self._trainer.settle()
         return not self._trainer.skipped
 
-    def save(self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]) -> bool:
+    def save(
+        self, position: Position, loader: TolerantLoader, statistics: EpochStatistics, rows: list[dict[str, float]]
+    ) -> bool:
         """Write a checkpoint.  If that fails training goes on, with a warning and the checkpoints there are.
 
         Returns:
@@ -75,7 +77,7 @@ class Saver:
             TrainingError: if the weights are not finite.
         """
         try:
-            self.save_first(position, loader, tally, rows)
+            self.save_first(position, loader, statistics, rows)
         except OSError as error:
             if not self._failed:
                 last = f"the newest is {self.last}" if self.last else "there is none yet"
@@ -88,7 +90,7 @@ class Saver:
         return not self._failed
 
     def save_first(
-        self, position: Position, loader: TolerantLoader, tally: Tally, rows: list[dict[str, float]]
+        self, position: Position, loader: TolerantLoader, statistics: EpochStatistics, rows: list[dict[str, float]]
     ) -> None:
         """Write a checkpoint, or fail.
 
@@ -99,7 +101,7 @@ class Saver:
         trainer = self._trainer
         trainer.settle()
         self._check_weights(position)
-        own = own_state(trainer, {"loader": loader.state_dict(), "tally": tally.state_dict()})
+        own = own_state(trainer, {"loader": loader.state_dict(), "tally": statistics.state_dict()})
         everyone = trainer.world.gather(own)
         if self._store is None or everyone is None:
             return

@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from dali_mix.train.output.summary import COLUMNS
-from dali_mix.train.step import StepLosses
+from dali_mix.train.output.summary import is_column
 
 Check: TypeAlias = Callable[[Any, str], None]
 """Raises :class:`SchemaError` for a value, which it calls by the name that is given."""
@@ -211,7 +210,7 @@ def _fields(others: Check | None = None, /, **checks: Check) -> Check:
 def _row(value: Any, name: str) -> None:
     """Of the summary, by its columns."""
     _mapping(_text, _number())(value, name)
-    unknown = sorted(value.keys() - set(COLUMNS))
+    unknown = sorted(column for column in value if not is_column(column))
     _demand(not unknown, name, unknown, "columns of summary.csv")
     _demand("epoch" in value and "seconds" in value, name, sorted(value), "a row with an epoch and its seconds")
 
@@ -239,7 +238,7 @@ _SHARED = _fields(
     ),
     scheduler=_fields(_plain),
     scaler=_fields(_number()),
-    token_head=_absent_or(_TENSORS),
+    methods=_mapping(_text, _TENSORS),
 )
 _RANDOM = _fields(
     python=_items(_integer(), _all(_integer(0, _WORD), 625), _absent_or(_number())),
@@ -249,7 +248,7 @@ _RANDOM = _fields(
 )
 _STAND_INS = _all(_items(_integer(), _integer(), _text))
 _LOOK_AHEAD = _items(_integer(), _integer())
-_COUNTS = dict.fromkeys(("batches", "images", "summed_batches", "smmix_batches", "skipped", "img_size"), _integer())
+_COUNTS = dict.fromkeys(("batches", "images", "skipped", "img_size"), _integer())
 _OWN = _fields(
     loader=_fields(
         delivered=_integer(),
@@ -262,7 +261,7 @@ _OWN = _fields(
         lr=_number(),
         closed=_switch,
         earlier=_number(0.0),
-        sums=_tensor(torch.float64, len(StepLosses._fields)),
+        losses=_mapping(_text, _items(_number(), _integer())),
     ),
     rng=_RANDOM,
 )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dali_mix.errors import first_line
+from dali_mix.methods.old_checkpoints import with_losses, with_methods
 from dali_mix.train.checkpoint.optimizer import load_optimizer
 from dali_mix.train.checkpoint.schema import SchemaError, check_facts, check_own, check_shared
 from dali_mix.train.checkpoint.store import CheckpointError, verify
@@ -38,14 +39,14 @@ def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[
         trainer: between two updates.
         facts: of the run, plain types.
     """
-    token_head = trainer.stage.token_head if trainer.stage else None
+    methods = {method.name: method.get_task_state() for method in trainer.step.methods}
     state = {
         "updates": trainer.updates,
         "skipped": trainer.skipped,
         "optimizer": trainer.updater.optimizer.state_dict(),
         "scheduler": trainer.scheduler.state_dict(),
         "scaler": trainer.updater.precision.scaler.state_dict(),
-        "token_head": token_head.state_dict() if token_head else None,
+        "methods": {name: state for name, state in methods.items() if state},
     }
     files: dict[str, Callable[[], bytes | memoryview]] = {
         _FACTS: lambda: _to_buffer(facts),
@@ -92,7 +93,7 @@ def read_shared(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: as :func:`read_facts`.
     """
-    return _read(path / _SHARED, check_shared)
+    return _read(path / _SHARED, check_shared, with_methods)
 
 
 def read_rank(path: Path, rank: int, facts: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def read_rank(path: Path, rank: int, facts: dict[str, Any] | None = None) -> dic
         CheckpointError: as :func:`read_facts`.
     """
     known = read_facts(path) if facts is None else facts
-    return _read(path / rank_file(rank), lambda own: check_own(own, known))
+    return _read(path / rank_file(rank), lambda own: check_own(own, known), _with_losses)
 
 
 def rank_file(rank: int) -> str:
@@ -146,10 +147,10 @@ def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None
     try:
         if state["scaler"] or exact:
             trainer.updater.precision.scaler.load_state_dict(state["scaler"])
-        if trainer.stage is not None and trainer.stage.token_head is not None and state["token_head"] is not None:
-            trainer.stage.token_head.load_state_dict(state["token_head"])
+        for method in trainer.step.methods:
+            method.load_task_state(state["methods"].get(method.name))
     except (ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"its loss scaler or token head does not fit: {first_line(error)}") from error
+        raise CheckpointError(f"its loss scaler or a method does not fit: {first_line(error)}") from error
     if exact:
         trainer.scheduler.load_state_dict(state["scheduler"])
         trainer.updates, trainer.skipped = state["updates"], state["skipped"]
@@ -237,9 +238,18 @@ def _to_buffer(state: dict[str, Any]) -> memoryview:
     return buffer.getbuffer()
 
 
-def _read(file: Path, check_content: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _with_losses(own: dict[str, Any]) -> dict[str, Any]:
+    return own | {"tally": with_losses(own["tally"])} if "tally" in own else own
+
+
+def _read(
+    file: Path,
+    check_content: Callable[[dict[str, Any]], None],
+    renewed: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """The content of a file, in today's form, checked."""
     try:
-        content = load_data(file)
+        content = renewed(load_data(file))
         check_content(content)
     except UntrustedError as error:
         raise CheckpointError(f"{file.parent} is refused: {file.name} {error}") from error

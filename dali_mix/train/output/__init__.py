@@ -2,7 +2,7 @@
 
 from dali_mix.train.output.curves import draw_curves
 from dali_mix.train.output.progress import Progress, table
-from dali_mix.train.output.summary import COLUMNS, Summary
+from dali_mix.train.output.summary import Summary
 from dali_mix.train.output.trackers import Trackers, WandbOptions
 
-__all__ = ["COLUMNS", "Progress", "Summary", "Trackers", "WandbOptions", "draw_curves", "table"]
+__all__ = ["Progress", "Summary", "Trackers", "WandbOptions", "draw_curves", "table"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,15 +26,12 @@ class _Look(NamedTuple):
 
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito).
-_LOSSES = {
+_OF_ALL_BATCHES = {
     "train_loss": _Look("training, all batches", "#0072B2"),
     "train_classification": _Look("training: classification", "#56B4E9", "--"),
-    "train_fine_grained": _Look("training: fine-grained*", "#009E73", "--"),
-    "train_consistency": _Look("training: consistency*", "#CC79A7", "--"),
-    "eval_loss": _Look("validation", "#D55E00"),
 }
-_ONLY_SMMIX = {"train_fine_grained", "train_consistency"}
-"""Without saying so, the parts would seem not to add up."""
+_PART_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#000000")
+_VALIDATION = {"eval_loss": _Look("validation", "#D55E00")}
 _ACCURACIES = {
     "eval_top1": _Look("model", "#D55E00"),
     "eval_ema_top1": _Look("EMA of the weights", "#0072B2"),
@@ -59,9 +57,11 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
         rows: of the summary; a missing column or None is no value.
         path: of the PNG; it is replaced as a whole.
     """
-    losses, accuracies, rate = (_collect(rows, looks) for looks in (_LOSSES, _ACCURACIES, _RATE))
+    parts = _looks_of_parts(rows)
+    loss_looks = _OF_ALL_BATCHES | parts | _VALIDATION
+    losses, accuracies, rate = (_collect(rows, looks) for looks in (loss_looks, _ACCURACIES, _RATE))
     if losses.get("train_classification") == losses.get("train_loss"):
-        # Without SMMix classification is all there is, and would lie on the total.
+        # Where classification is all there is, it would lie on the total.
         losses.pop("train_classification", None)
     drawn = [x for panel in (losses, accuracies, rate) for points in panel.values() for x, _ in points.finite]
     if not drawn:
@@ -75,8 +75,9 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
-    title = "Loss  (*: of SMMix batches only)" if _ONLY_SMMIX & losses.keys() else "Loss"
-    _draw_panel(loss_axes, losses, _LOSSES, title, "loss (mean over the epoch)")
+    # Without saying so, the parts would seem not to add up.
+    title = "Loss  (*: of the batches that have it)" if parts.keys() & losses.keys() else "Loss"
+    _draw_panel(loss_axes, losses, loss_looks, title, "loss (mean over the epoch)")
     _draw_panel(accuracy_axes, accuracies, _ACCURACIES, "Validation accuracy", "top-1 (%)")
     _draw_panel(rate_axes, rate, _RATE, "Learning rate", "learning rate")
     _mark_best(accuracy_axes, accuracies)
@@ -91,6 +92,16 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9, frameon=False)
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
     return True
+
+
+def _looks_of_parts(rows: Sequence[Mapping[str, float]]) -> dict[str, _Look]:
+    """Of the parts of the training loss that only some batches have, in the order in which they come."""
+    columns = dict.fromkeys(name for row in rows for name in row if name.startswith("train_"))
+    parts = [name for name in columns if name not in _OF_ALL_BATCHES]
+    return {
+        name: _Look(f"training: {name.removeprefix('train_').replace('_', '-')}*", colour, "--")
+        for name, colour in zip(parts, itertools.cycle(_PART_COLOURS), strict=False)
+    }
 
 
 def _collect(rows: Sequence[Mapping[str, float]], columns: Mapping[str, _Look]) -> dict[str, _Points]:

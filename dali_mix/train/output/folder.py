@@ -15,6 +15,7 @@ from torch import nn
 
 from dali_mix.errors import ConfigError
 from dali_mix.files import remove_leftovers, replace_file, replace_text
+from dali_mix.methods import known_parts
 from dali_mix.train.bad_files import BAD_FILES
 from dali_mix.train.checkpoint.folders import make_folder, note_start
 from dali_mix.train.checkpoint.resume import Start
@@ -69,7 +70,7 @@ class RunFolder:
         """What is in the folder before the first step."""
         remove_leftovers(self.path)
         note_start(self._args, self.path)
-        self.summary = Summary(self.path / "summary.csv", start.rows)
+        self.summary = Summary(self.path / "summary.csv", start.rows, known_parts())
         replace_text(self.path / "args.yaml", yaml.safe_dump(settings, default_flow_style=None))
         replace_text(self.path / "classes.txt", "".join(f"{name}\n" for name in classes))
 

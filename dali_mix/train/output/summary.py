@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from dali_mix.files import replace_file
 
-COLUMNS = (
+_TRAIN_LOSS = "train_loss"
+_COLUMNS = (
     "epoch",
-    "train_loss",
-    "train_classification",
-    "train_fine_grained",
-    "train_consistency",
+    _TRAIN_LOSS,
     "eval_loss",
     "eval_top1",
     "eval_top5",
@@ -27,7 +26,13 @@ COLUMNS = (
     "data_wait",
     "seconds",
 )
-"""Of ``summary.csv``, in every row."""
+"""Of ``summary.csv``, in every row; the parts of the loss follow the loss."""
+_PART = re.compile(r"train_\w+")
+
+
+def is_column(name: str) -> bool:
+    """Whether a row may have a value of this name: one of the columns, or a part of the training loss."""
+    return name in _COLUMNS or _PART.fullmatch(name) is not None
 
 
 class Summary:
@@ -36,14 +41,22 @@ class Summary:
     Args:
         path: the file; one that is there already is replaced.
         rows: of the epochs before this process, to go on from; they are written first.
+        parts: of the training loss, which have a column "train_PART" each.
+
+    Fields:
+        columns: of the file, in every row.
 
     Raises:
         ValueError: if a row has a key that is no column.
     """
 
-    def __init__(self, path: Path, rows: Sequence[dict[str, float]] = ()) -> None:
+    def __init__(self, path: Path, rows: Sequence[dict[str, float]] = (), parts: Sequence[str] = ()) -> None:
         self._path = path
         self.rows: list[dict[str, float]] = list(rows)
+        earlier = (name for row in rows for name in row if name not in _COLUMNS and is_column(name))
+        after = _COLUMNS.index(_TRAIN_LOSS) + 1
+        added = dict.fromkeys([*(f"train_{part}" for part in parts), *earlier])
+        self.columns = (*_COLUMNS[:after], *added, *_COLUMNS[after:])
         self._write()
 
     def add(self, row: dict[str, float]) -> None:
@@ -52,14 +65,20 @@ class Summary:
         Raises:
             ValueError: if the row has a key that is no column.
         """
-        _cells(row)
+        self._cells(row)
         self.rows.append(row)
         self._write()
 
     def _write(self) -> None:
         # The whole file: after a full disk it is complete again.
-        lines = [COLUMNS, *(_cells(row) for row in self.rows)]
+        lines = [self.columns, *(self._cells(row) for row in self.rows)]
         replace_file(self._path, lambda temporary: _write(temporary, lines))
+
+    def _cells(self, row: dict[str, float]) -> list[str]:
+        unknown = sorted(set(row) - set(self.columns))
+        if unknown:
+            raise ValueError(f"the summary has no column {', '.join(unknown)}")
+        return [_cell(row.get(name)) for name in self.columns]
 
     def best(self, metric: str = "eval_top1") -> dict[str, float] | None:
         """The best row so far, the earliest of equals; None while no row has the metric.
@@ -70,7 +89,7 @@ class Summary:
         Raises:
             ValueError: if the metric is no such column.
         """
-        if metric not in COLUMNS or not metric.startswith("eval_"):
+        if metric not in _COLUMNS or not metric.startswith("eval_"):
             raise ValueError(f"{metric!r} is not an eval_* column of the summary")
         # NaN compares as neither better nor worse, so one in the first row would win for ever.
         evaluated = [row for row in self.rows if (value := row.get(metric)) is not None and not math.isnan(value)]
@@ -81,13 +100,6 @@ class Summary:
 def _write(path: Path, lines: Sequence[Sequence[str]]) -> None:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(lines)
-
-
-def _cells(row: dict[str, float]) -> list[str]:
-    unknown = sorted(set(row) - set(COLUMNS))
-    if unknown:
-        raise ValueError(f"the summary has no column {', '.join(unknown)}")
-    return [_cell(row.get(name)) for name in COLUMNS]
 
 
 def _cell(value: float | None) -> str:

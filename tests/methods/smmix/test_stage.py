@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from timm.loss import SoftTargetCrossEntropy
 
 from dali_mix import ConfigError
-from dali_mix.methods.smmix.losses import consistency_loss, smoothed_one_hot, soft_cross_entropy
+from dali_mix.methods.losses import smoothed_one_hot, soft_cross_entropy
+from dali_mix.methods.smmix.losses import consistency_loss
 from dali_mix.smmix import SMMix, max_min_mix
 
 CLASSES = 5
