@@ -40,6 +40,6 @@ def test_a_refused_update_leaves_no_trace(world, precision, opt):
     trainer = build(f"{VIT} --smmix --model-ema --opt {opt} {precision}", world)
     train(trainer, on_gpu(world, batch_of("smmix"), batch_of(seed=1)))
     before = state_of(trainer)
-    tally = train(trainer, on_gpu(world, batch_of("smmix", seed=2, finite=False)))
-    assert tally.skipped == 1
+    statistics = train(trainer, on_gpu(world, batch_of("smmix", seed=2, finite=False)))
+    assert statistics.skipped == 1
     assert_same_state(state_of(trainer), before)

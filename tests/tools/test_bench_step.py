@@ -201,9 +201,9 @@ def test_what_the_loop_adds_is_told(monkeypatch, measure):
     assert record["results"]["bare"]["above_ms"]["median"] == 0
     assert "the loop's own part is" in out
 
-    def watch(self, batch, square, original=Preview.watch):
+    def watch(self, batch, plan, original=Preview.watch):
         time.sleep(0.05)
-        original(self, batch, square)
+        original(self, batch, plan)
 
     monkeypatch.setattr(Preview, "watch", watch)
     slow, _ = measure("--loop", "--rounds", "2")
@@ -257,11 +257,11 @@ def test_a_segment_knows_how_long_the_host_waited(monkeypatch):
     """Of a device other than the CPU; here one that is none."""
     trainer = argparse.Namespace(world=argparse.Namespace(device=argparse.Namespace(type="cuda")), waited_s=0.0)
 
-    def train_epoch(batches, epoch, progress, tally, max_steps):
+    def train_epoch(batches, epoch, progress, statistics, max_steps):
         for _ in range(max_steps):
             trainer.watch(next(iter(batches)), None)
             trainer.waited_s += 0.25
-            tally.waited += 0.125
+            statistics.waited += 0.125
 
     trainer.train_epoch = train_epoch
     for name, value in (("reset_peak_memory_stats", None), ("synchronize", None), ("max_memory_allocated", 2**21)):

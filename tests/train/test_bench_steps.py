@@ -37,11 +37,11 @@ def test_the_phases_are_told_apart(train, tmp_path):
 def test_what_is_compiled_first_does_not_slow_the_steady_state(train, monkeypatch):
     calls = []
 
-    def forward(self, batch, square=None, original=TrainStep.forward):
+    def forward(self, batch, plan=None, original=TrainStep.forward):
         calls.append(batch.branch)
         if len(calls) == 1:
             time.sleep(2)
-        return original(self, batch, square)
+        return original(self, batch, plan)
 
     monkeypatch.setattr(TrainStep, "forward", forward)
     code, out, err = train("--bench-steps", 2, "--mixup", 1)
@@ -92,19 +92,19 @@ class FakeTrainer:
     def updates_per_epoch(self, batches):
         return -(-batches // self.accumulate)
 
-    def train_epoch(self, loader, epoch, progress, tally, max_steps):
-        for _ in range(tally.batches, max_steps):
+    def train_epoch(self, loader, epoch, progress, statistics, max_steps):
+        for _ in range(statistics.batches, max_steps):
             time.sleep(LOAD_S)
-            tally.waited += LOAD_S
+            statistics.waited += LOAD_S
             branch = self.branches[min(self.batches, len(self.branches) - 1)]
             self.watch(Batch(torch.zeros(4), torch.zeros(4), torch.zeros(4), branch), None)
             time.sleep(STEP_S if self.batches else COMPILE_S)
             self.batches += 1
-            tally.add_batch(4)
-            if tally.batches % self.accumulate == 0 or tally.batches == len(loader):
+            statistics.add_batch(4)
+            if statistics.batches % self.accumulate == 0 or statistics.batches == len(loader):
                 time.sleep(DEVICE_S)
                 self.waited_s += DEVICE_S
-                self.after_update(epoch, tally, False)
+                self.after_update(epoch, statistics, False)
 
 
 def test_every_figure_is_of_the_steady_updates_alone():

@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from dali_mix.data import Batch
 from dali_mix.errors import ConfigError
-from dali_mix.smmix import SMMix
+from dali_mix.methods import Plain, SMMixStep
 from dali_mix.train import model as building
 from dali_mix.train.checkpoint.store import Position
 from dali_mix.train.settings import build_parser
@@ -65,6 +65,11 @@ def test_a_compiled_run_is_the_eager_run_and_goes_on_where_it_was_cut_off(train,
     assert_same_result(tmp_path / "cut", tmp_path / "compiled")
 
 
+def step_of(model):
+    smmix = SMMixStep(model, 5, smoothing=0.1)
+    return TrainStep(Plain(model, 5, classify=smmix.classify), [smmix])
+
+
 def parsed(*flags):
     return build_parser().parse_args(["--data-dir", "x", *flags])
 
@@ -76,8 +81,9 @@ def take_step(step, branch):
     targets = torch.eye(5)[labels]
     step.zero_grad()
     losses = step(Batch(images, targets, labels, branch), 2 if branch == "smmix" else None)
-    losses.loss.backward()
-    return torch.stack(losses).detach(), [parameter.grad for parameter in step.parameters()]
+    losses["loss"].backward()
+    named = {name: loss.detach().clone() for name, loss in losses.items() if name != "output"}
+    return named, [parameter.grad for parameter in step.parameters()]
 
 
 @pytest.mark.long
@@ -85,7 +91,7 @@ def take_step(step, branch):
 def test_inductors_modes_give_the_eager_steps(mode):
     torch._dynamo.reset()
     model = tiny_vit(depth=2).train()
-    step = TrainStep(model, SMMix(model, 5))
+    step = step_of(model)
     branches = ("smmix", "mixup", "smmix")
     expected = [take_step(step, branch) for branch in branches]
     building.compile_modules(
@@ -106,7 +112,7 @@ def test_inductors_modes_give_the_eager_steps(mode):
 def test_modes_that_cannot_work_are_refused(flags, message):
     model = tiny_vit(depth=1)
     with pytest.raises(ConfigError, match=message):
-        building.compile_modules(parsed(*flags.split()), TrainStep(model, SMMix(model, 5)), torch.device("cuda"))
+        building.compile_modules(parsed(*flags.split()), step_of(model), torch.device("cuda"))
 
 
 @pytest.mark.long

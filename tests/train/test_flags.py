@@ -170,7 +170,7 @@ def test_the_moving_average_on_the_cpu_is_not_evaluated(train, tmp_path):
 def test_mixing_stops_at_an_epoch(train, monkeypatch):
     branches = []
 
-    def watch(self, batch, square):
+    def watch(self, batch, plan):
         branches.append(batch.branch)
 
     monkeypatch.setattr("dali_mix.train.output.preview.Preview.watch", watch)
@@ -193,7 +193,7 @@ def test_binary_cross_entropy_is_used(train, seen):
     code, _, err = train("--bce-loss", "--bce-target-thresh", 0.2, "--bce-sum", "--bce-pos-weight", 2, "--cutmix", 1,
                          "--epochs", 1)  # fmt: skip
     assert code == 0, err
-    loss = seen["trainer"].step.loss
+    loss = seen["trainer"].step.method_of("cutmix").loss
     assert isinstance(loss, BinaryCrossEntropy)
     assert (loss.target_threshold, loss.sum_classes, loss.smoothing, float(loss.pos_weight)) == (0.2, True, 0.0, 2.0)
 
@@ -225,7 +225,7 @@ def test_a_compiled_model_keeps_plain_names(train, tmp_path):
 def test_image_sizes_change_during_the_run(train, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        "dali_mix.train.output.preview.Preview.watch", lambda self, batch, square: sizes.append(batch.images.shape[-1])
+        "dali_mix.train.output.preview.Preview.watch", lambda self, batch, plan: sizes.append(batch.images.shape[-1])
     )
     flags = "--train-img-sizes 16 24 32 --train-size-schedule progressive --train-size-random-mix 0 --epochs 5"
     dynamic = "--model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2 dynamic_img_size=True --cutmix 1"
@@ -242,7 +242,7 @@ def test_image_sizes_change_during_the_run(train, monkeypatch):
 def test_image_sizes_go_on_where_mixing_stops(train, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        "dali_mix.train.output.preview.Preview.watch", lambda self, batch, square: sizes.append(batch.images.shape[-1])
+        "dali_mix.train.output.preview.Preview.watch", lambda self, batch, plan: sizes.append(batch.images.shape[-1])
     )
     flags = "--train-img-sizes 16 32 --train-size-schedule progressive --train-size-random-mix 0 --epochs 4 --cutmix 1"
     dynamic = "--mixup-off-epoch 3 --train-size-schedule-spread 0.05 --model-kwargs patch_size=8 embed_dim=16 depth=2"

@@ -83,11 +83,11 @@ def test_a_refused_update_leaves_no_trace(opt, where):
     train(expected, batches[:where])
     train(actual, [*batches[:where], bad])
     assert_same_state(state_of(actual), state_of(expected))
-    tally, reference = train(actual, [bad, *batches[where:]]), train(expected, batches[where:])
+    statistics, reference = train(actual, [bad, *batches[where:]]), train(expected, batches[where:])
     assert_same_state(state_of(actual), state_of(expected))
-    assert tally.skipped == 1
+    assert statistics.skipped == 1
     assert actual.updates == expected.updates + 2
-    assert tally.row(actual.world)["train_loss"] == reference.row(actual.world)["train_loss"]
+    assert statistics.row(actual.world)["train_loss"] == reference.row(actual.world)["train_loss"]
 
 
 def build_with_average(flags):
@@ -108,8 +108,8 @@ def test_nor_with_any_precision_clipping_or_accumulation(precision, extra, opt):
     trainer = build_with_average(f"--opt {opt} {precision} {extra}")
     train(trainer, [batch_of(seed=seed) for seed in range(4)])
     before = state_of(trainer)
-    tally = train(trainer, [batch_of(seed=8), batch_of(seed=9, finite=False)][-trainer.accumulate :])
-    assert tally.skipped == 1
+    statistics = train(trainer, [batch_of(seed=8), batch_of(seed=9, finite=False)][-trainer.accumulate :])
+    assert statistics.skipped == 1
     assert_same_state(state_of(trainer), before)
 
 
@@ -126,8 +126,8 @@ def test_an_update_with_an_infinite_gradient_and_a_finite_loss_is_refused():
     trainer = build_with_average("--opt adamw --clip-grad 1 --clip-mode value")
     before = state_of(trainer)
     trainer.step.model[-1].register_forward_hook(lambda _, __, logits: Steep.apply(logits))
-    tally = train(trainer, [batch_of()])
-    assert tally.skipped == 1
+    statistics = train(trainer, [batch_of()])
+    assert statistics.skipped == 1
     assert_same_state(state_of(trainer), before)
 
 
@@ -137,9 +137,9 @@ def test_a_gradient_that_the_scaler_lets_overflow_is_no_fault_of_the_run():
     scaler = trainer.updater.precision.scaler
     before = state_of(trainer)
     scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**40})
-    tally = train(trainer, [batch_of()])
+    statistics = train(trainer, [batch_of()])
     assert scaler.get_scale() == 2.0**39
-    assert (tally.skipped, trainer.skipped, tally.summed_batches) == (0, 0, 1)
+    assert (statistics.skipped, trainer.skipped, statistics.counts["loss"]) == (0, 0, 1)
     statistics = re.compile(r"model\..*(running|tracked).*")  # its forward was well
     kept = {name: value for name, value in before.items() if not statistics.fullmatch(name)}
     after = {name: value for name, value in state_of(trainer).items() if not statistics.fullmatch(name)}
@@ -157,8 +157,8 @@ def test_the_limit_is_met_at_the_same_update_as_by_waiting():
 
 def test_without_a_limit_nothing_is_looked_at():
     trainer = build("--opt adamw --nonfinite-limit 0", model=tiny_cnn())
-    tally = train(trainer, [batch_of(finite=False)] * 2)
-    assert tally.skipped == 0
+    statistics = train(trainer, [batch_of(finite=False)] * 2)
+    assert statistics.skipped == 0
     assert not any(parameter.isfinite().any() for parameter in trainer.model.parameters())
 
 
@@ -209,7 +209,7 @@ def test_a_state_that_was_saved_in_another_layout_goes_on_alike(opt):
     for layout in (torch.contiguous_format, torch.channels_last):
         trainer = build(f"--opt {opt}", model=seeded_cnn())
         train(trainer, [batch_of(seed=seed) for seed in range(2)])
-        state = {"optimizer": trainer.updater.optimizer.state_dict(), "scaler": {}, "token_head": None}
+        state = {"optimizer": trainer.updater.optimizer.state_dict(), "scaler": {}, "methods": {}}
         trainer.model.to(memory_format=layout)
         load_shared(state, trainer, exact=False)
         train(trainer, [batch_of(seed=seed) for seed in range(2, 4)])
@@ -222,7 +222,7 @@ def test_other_kernels_than_before_are_mentioned(caplog):
     before = build("--opt adamw --opt-kwargs foreach=True", model=seeded_cnn())
     train(before, [batch_of()])
     now = build("--opt adamw", model=seeded_cnn())
-    state = {"optimizer": before.updater.optimizer.state_dict(), "scaler": {}, "token_head": None, "updates": 1}
+    state = {"optimizer": before.updater.optimizer.state_dict(), "scaler": {}, "methods": {}, "updates": 1}
     load_shared(state | {"skipped": 0, "scheduler": before.scheduler.state_dict()}, now, exact=True)
     assert "computed by other kernels than before" in caplog.text
     assert now.updater.optimizer.param_groups[0]["fused"] is True

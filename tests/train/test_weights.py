@@ -15,6 +15,7 @@ from timm.utils import ModelEmaV3, unwrap_model
 
 import dali_mix.models  # noqa: F401
 from dali_mix.errors import ConfigError
+from dali_mix.methods import SMMixStep
 from dali_mix.smmix import SMMix
 from dali_mix.tools.export import main as export
 from dali_mix.train.weights import export_to_hub_folder, load_weights, save_weights
@@ -71,24 +72,24 @@ def test_the_smmix_authors_token_head_goes_to_the_stage(tmp_path, model, source,
     """Their files hold "model", with a token_head beside DeiT's own names (deit.py)."""
     head = {"token_head.weight": torch.ones(10, 16), "token_head.bias": torch.ones(10)}
     torch.save({"model": source.state_dict() | head}, tmp_path / "authors.pth")
-    stage = SMMix(model, 10)
-    load_weights(model, tmp_path / "authors.pth", stage)
+    method = SMMixStep(model, 10)
+    load_weights(model, tmp_path / "authors.pth", [method])
     assert_loaded(model, source)
-    assert stage.token_head.weight.eq(1).all()
+    assert method.stage.token_head.weight.eq(1).all()
     caplog.set_level(logging.INFO, "dali_mix")
     load_weights(model, tmp_path / "authors.pth")
     assert "its token head is left out" in caplog.text
     torch.save({"model": source.state_dict() | {"token_head.weight": torch.ones(7, 16)}}, tmp_path / "other.pth")
-    load_weights(model, tmp_path / "other.pth", stage)
+    load_weights(model, tmp_path / "other.pth", [method])
     assert "its token head is for other classes" in caplog.text
 
 
 def test_our_checkpoint_brings_its_token_head(tmp_path, model, source):
     state = {"state_dict": source.state_dict(), "token_head": SMMix(source, 10).token_head.state_dict()}
     torch.save(state, tmp_path / "checkpoint.pth.tar")
-    stage = SMMix(model, 10)
-    load_weights(model, tmp_path / "checkpoint.pth.tar", stage)
-    assert torch.equal(stage.token_head.weight, state["token_head"]["weight"])
+    method = SMMixStep(model, 10)
+    load_weights(model, tmp_path / "checkpoint.pth.tar", [method])
+    assert torch.equal(method.stage.token_head.weight, state["token_head"]["weight"])
 
 
 def test_the_pvt_authors_file(tmp_path):

@@ -4,11 +4,13 @@ import torch
 from torch import nn
 
 from dali_mix.data import Batch
+from dali_mix.methods import Plain
 from dali_mix.train import model as building
 from dali_mix.train.distributed import World
+from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.output import Progress
 from dali_mix.train.settings import parse_args
-from dali_mix.train.tally import Tally
+from dali_mix.train.step import TrainStep
 
 CLASSES, SIZE_PX = 10, 32
 VIT = "--model vit_tiny_patch16_224 --img-size 32 --model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2"
@@ -54,18 +56,19 @@ def build(flags, world=None, batches=8, model=None):
     )
     args = parse_args([*constant.split(), *flags.split()])
     torch.manual_seed(1)
-    stage = None
     if model is None:
         model, config = building.create_model(args, CLASSES, world)
-        stage = building.create_stage(args, model, config, CLASSES)
-    return building.build_trainer(args, world, model, stage, batches)[0]
+        step = building.create_step(args, model, config, CLASSES)
+    else:
+        step = TrainStep(Plain(model, CLASSES))
+    return building.build_trainer(args, world, step, batches)[0]
 
 
-def train(trainer, batches, epoch=0, tally=None):
+def train(trainer, batches, epoch=0):
     """An epoch of these batches; returns what it came to."""
-    tally = tally or Tally()
-    trainer.train_epoch(Ready(batches), epoch, Progress(1, 1, shown=False), tally)
-    return tally
+    statistics = EpochStatistics()
+    trainer.train_epoch(Ready(batches), epoch, Progress(1, 1, shown=False), statistics)
+    return statistics
 
 
 def state_of(trainer):
@@ -88,8 +91,8 @@ def state_of(trainer):
     walk("optimizer", trainer.updater.optimizer.state_dict())
     if trainer.ema is not None:
         walk("average", trainer.ema.module.state_dict())
-    if trainer.stage is not None and trainer.stage.token_head is not None:
-        walk("token_head", trainer.stage.token_head.state_dict())
+    for method in trainer.step.methods:
+        walk(f"method {method.name}", method.get_task_state())
     return found
 
 

@@ -9,7 +9,7 @@ import os, torch, timm
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from dali_mix.data import Batch
-from dali_mix.smmix import SMMix
+from dali_mix.methods import Plain, SMMixStep
 from dali_mix.train.distributed import shared_rng
 from dali_mix.train.step import TrainStep
 
@@ -19,7 +19,7 @@ rank = dist.get_rank()
 def step():
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, embed_dim=32, depth=2, num_heads=2, num_classes=5)
-    return TrainStep(model, SMMix(model, 5)).train()
+    return TrainStep(Plain(model, 5), [SMMixStep(model, 5)]).train()
 
 generator = torch.Generator().manual_seed(1)
 images, labels = torch.randn(2, 4, 3, 64, 64, generator=generator), torch.randint(0, 5, (2, 4), generator=generator)
@@ -35,10 +35,10 @@ for index, branch in enumerate(["smmix", "mixup", "smmix"]):
     dist.all_gather_object(sides, square)
     assert sides[0] == sides[1], sides
     ddp.zero_grad(); alone.zero_grad()
-    ddp(batch(images[rank], labels[rank], branch), square).loss.backward()
+    ddp(batch(images[rank], labels[rank], branch), square)["loss"].backward()
     # Sample i is paired with B-1-i: the second batch goes into the middle of the first, so that pairs stay pairs.
     order = lambda both: torch.cat([both[0][:2], both[1], both[0][2:]])
-    alone(batch(order(images), order(labels), branch), square).loss.backward()
+    alone(batch(order(images), order(labels), branch), square)["loss"].backward()
     for got, wanted in zip(ddp.module.parameters(), alone.parameters()):
         torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-4, atol=1e-6)
 print("equal", flush=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.output import COLUMNS, Progress, Summary, Trackers, WandbOptions, draw_curves, progress, table
+from dali_mix.train.output import Progress, Summary, Trackers, WandbOptions, draw_curves, progress, table
 
 TRAINED = {"epoch": 0, "train_loss": 2.5, "lr": 1e-3, "img_per_s": 1234.4, "data_wait": 0.031}
 EVALUATED = TRAINED | {"epoch": 1, "eval_loss": 1.5, "eval_top1": 70.125, "eval_top5": 90.0, "eval_ema_top1": 71.0}
@@ -34,7 +34,7 @@ def test_rows_without_evaluation_keep_the_columns_in_place(tmp_path):
     for row in (TRAINED, EVALUATED, TRAINED | {"epoch": 2}):
         summary.add(row)
     header, *lines = read(path)
-    assert tuple(header) == COLUMNS
+    assert tuple(header) == summary.columns
     for line, row in zip(lines, summary.rows, strict=True):
         cells = dict(zip(header, line, strict=True))
         assert {name: float(cell) for name, cell in cells.items() if cell} == pytest.approx(row)
@@ -235,7 +235,7 @@ def test_each_part_of_the_loss_has_its_curve(tmp_path, monkeypatch):
     axes = drawn_axes(rows, path, monkeypatch)
     assert {BLUE, GREEN, (0x56, 0xB4, 0xE9)} <= colours(path)
     # Why they do not add up is said.
-    assert axes[0].get_title() == "Loss  (*: of SMMix batches only)"
+    assert axes[0].get_title() == "Loss  (*: of the batches that have it)"
     assert "training: fine-grained*" in axes[0].get_legend_handles_labels()[1]
 
 

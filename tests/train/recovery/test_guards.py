@@ -33,12 +33,12 @@ def poison(monkeypatch):
         calls = 0
         original = step.TrainStep.forward
 
-        def forward(self, batch, square=None):
+        def forward(self, batch, plan=None):
             nonlocal calls
             calls += 1
             if which(calls):
                 batch = batch._replace(images=batch.images * float("nan"))
-            return original(self, batch, square)
+            return original(self, batch, plan)
 
         monkeypatch.setattr(step.TrainStep, "forward", forward)
 
@@ -118,11 +118,11 @@ def test_one_rank_that_is_not_finite_is_skipped_by_all(tmp_path, image_folder):
         "from dali_mix.train import main, step\n"
         "from train_imagenet import PIPELINES\n"
         "original, calls = step.TrainStep.forward, [0]\n"
-        "def forward(self, batch, square=None):\n"
+        "def forward(self, batch, plan=None):\n"
         "    calls[0] += 1\n"
         "    if calls[0] in (3, 7) and os.environ['RANK'] == '1':\n"
         "        batch = batch._replace(images=batch.images * float('nan'))\n"
-        "    return original(self, batch, square)\n"
+        "    return original(self, batch, plan)\n"
         "step.TrainStep.forward = forward\n"
         "sys.exit(main(PIPELINES))\n"
     )

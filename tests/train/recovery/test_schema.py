@@ -81,7 +81,7 @@ SHARED = [
     (["optimizer", "param_groups", 0, "params"], [True]),
     *((["scheduler"], value) for value in (None, 5, {1: 2}, {"a": b"x"}, {"a": torch.ones(1)}, LACKING)),
     *((["scaler"], value) for value in (None, "x", {"scale": "1"}, LACKING)),
-    *((["token_head"], value) for value in ("x", {"weight": 3}, LACKING)),
+    *((["methods"], value) for value in ("x", {"a": None}, {"a": {"weight": 3}}, {1: {}}, LACKING)),
 ]
 OWN = [
     *((["loader"], value) for value in (None, [], {}, LACKING)),
@@ -98,9 +98,8 @@ OWN = [
     (["tally", "earlier"], "x"),
     (["tally", "waited"], HUGE),
     (["tally", "closed"], 1),
-    (["tally", "sums"], torch.zeros(3, dtype=torch.float64)),
-    (["tally", "sums"], torch.zeros(4)),
-    (["tally", "sums"], [0.0] * 4),
+    *((["tally", "losses"], value) for value in (None, [0.0] * 4, {"loss": 1.0}, {"loss": [1.0]}, {1: [1.0, 1]},
+                                                 {"loss": [1.0, -1]}, {"loss": [torch.ones(1), 1]}, LACKING)),
     *((["rng"], value) for value in (None, {}, LACKING)),
     *((["rng", "python"], value) for value in (None, [3], [3, [1] * 624, None], [3, [-1] * 625, None],
                                                [3, "x" * 625, 0])),
