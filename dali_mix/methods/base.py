@@ -177,9 +177,12 @@ def register(method: Kind) -> Kind:
 
     Raises:
         ConfigError: if the name is no identifier in lower case or is another method's, or a part has a reserved name.
+
+    A file that is run again puts its method in the place of its earlier one.
     """
     name = method.name
-    if _registered.get(name, method) is not method:
+    earlier = _registered.get(name, method)
+    if (earlier.__module__, earlier.__qualname__) != (method.__module__, method.__qualname__):
         raise ConfigError(f"there is a step method {name} already, {_registered[name].__qualname__}; use another name")
     if unfit := [part for part in method.parts if part in _RESERVED or not part.isidentifier()]:
         raise ConfigError(f"{name}: a part cannot be called {unfit[0]!r}; use an identifier, not 'loss' or 'output'")

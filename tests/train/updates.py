@@ -48,13 +48,16 @@ def tiny_cnn():
     return nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, CLASSES))
 
 
+def parsed(flags, device="cpu"):
+    """The settings of a command line, with a rate that stays the same."""
+    constant = f"--data-dir . -b 6 --lr 1e-2 --sched step --decay-epochs 1000 --warmup-epochs 0 --device {device}"
+    return parse_args([*constant.split(), *flags.split()])
+
+
 def build(flags, world=None, batches=8, model=None):
-    """The trainer of a command line, for another model if one is given; its rate stays the same."""
+    """The trainer of a command line, for another model if one is given."""
     world = world or World(0, 1, torch.device("cpu"))
-    constant = (
-        f"--data-dir . -b 6 --lr 1e-2 --sched step --decay-epochs 1000 --warmup-epochs 0 --device {world.device.type}"
-    )
-    args = parse_args([*constant.split(), *flags.split()])
+    args = parsed(flags, world.device.type)
     torch.manual_seed(1)
     if model is None:
         model, config = building.create_model(args, CLASSES, world)
