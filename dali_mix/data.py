@@ -7,10 +7,14 @@ from dali_mix.fn.image.decode import decode_images as decode_images
 from dali_mix.fn.image.decode import random_resized_crop as random_resized_crop
 from dali_mix.fn.image.decode import resize_center_crop as resize_center_crop
 from dali_mix.fn.image.decoder_settings import DecoderSettings as DecoderSettings
+from dali_mix.fn.image.settings import Crop as Crop
 from dali_mix.fn.outputs import batch_outputs as batch_outputs
 from dali_mix.fn.outputs import normalization as normalization
 from dali_mix.fn.outputs import normalize as normalize
 from dali_mix.fn.outputs import normalized_outputs as normalized_outputs
+from dali_mix.fn.sections import Mixing as Mixing
+from dali_mix.fn.sections import Output as Output
+from dali_mix.fn.sections import Reading as Reading
 from dali_mix.loading.device import select_backend as select_backend
 from dali_mix.loading.loader import Batch as Batch
 from dali_mix.loading.loader import MixLoader as MixLoader

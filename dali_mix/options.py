@@ -168,6 +168,11 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
     return own.flag or field.name
 
 
+def flags_of(section: Any) -> tuple[str, ...]:
+    """The names of all settings of a section, or of its class."""
+    return tuple(flag_of(field) for field, _ in options_of(section))
+
+
 def default_of(field: dataclasses.Field[Any]) -> Any:
     """The value that a field has where none is given."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -12,7 +12,7 @@ Source: CutMix (Yun 2019), section 4.1, and clovaai/CutMix-PyTorch ``train.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -26,8 +26,10 @@ from PIL import Image
 
 from dali_mix import fn as mix
 from dali_mix.data import (
-    DecoderSettings,
     ImageFolder,
+    Mixing,
+    Output,
+    Reading,
     batch_outputs,
     decode_images,
     normalization,
@@ -41,7 +43,7 @@ MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 """Of the training images, as clovaai's code has them."""
 
-_DALIS_OWN = DecoderSettings()
+_MIXING, _OUTPUT, _READING = Mixing(smoothing=0.0, mixup_alpha=1.0), Output(mean=MEAN, std=STD), Reading()
 _LOOKED_AT = 16
 """Files whose headers are read before anything is made; the graph itself refuses the others."""
 
@@ -53,20 +55,12 @@ def cifar_train(
     img_size: int = 32,
     padding: int = 4,
     choices: Mapping[str, float] = MappingProxyType({"cutmix": 0.5}),
-    cutmix_alpha: float = 1.0,
-    mixup_alpha: float = 1.0,
-    smoothing: float = 0.0,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-    half: bool = False,
+    mixing: Mixing = _MIXING,
+    output: Output = _OUTPUT,
+    reading: Reading = _READING,
     device: str = "gpu",
-    device_id: int = 0,
     num_threads: int = 4,
-    decoder_settings: DecoderSettings = _DALIS_OWN,
-    shard_id: int = 0,
-    num_shards: int = 1,
     seed: int = 42,
-    branch_seed: int = 42,
 ) -> Pipeline:
     """The training pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="drop"``.
 
@@ -83,25 +77,20 @@ def cifar_train(
     """
     folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
     _check_size(folder, img_size)
-    backend = select_backend(device, device_id)
+    backend = select_backend(device, reading.device_id)
     return _train_graph(
-        partial(read_images, folder, training=True, shard_id=shard_id, num_shards=num_shards, shuffle_seed=branch_seed),
-        decoding={"decoder": backend.decoder, "decoder_settings": decoder_settings},
+        partial(read_images, folder, training=True, **reading.shard(), shuffle_seed=reading.branch_seed),
+        decoding={"decoder": backend.decoder, "decoder_settings": reading.decoder_settings},
         img_size=img_size,
         padding=padding,
-        mixing={
-            "num_classes": len(folder.classes),
-            "choices": choices,
-            "cutmix_alpha": cutmix_alpha,
-            "mixup_alpha": mixup_alpha,
-            "smoothing": smoothing,
-            "branch_seed": branch_seed,
-        },
-        leaving={"mean": mean, "std": std, "half": half},
+        mixing=mixing.arguments()
+        | {"num_classes": len(folder.classes), "choices": choices, "branch_seed": reading.branch_seed},
+        output=output,
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
-        seed=seed + shard_id,
+        prefetch_queue_depth=reading.prefetch_queue_depth,
+        seed=seed + reading.shard_id,
         enable_checkpointing=True,
     )
 
@@ -111,15 +100,10 @@ def cifar_val(
     *,
     batch_size: int,
     img_size: int | None = None,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-    half: bool = False,
+    output: Output = _OUTPUT,
+    reading: Reading = _READING,
     device: str = "gpu",
-    device_id: int = 0,
     num_threads: int = 4,
-    decoder_settings: DecoderSettings = _DALIS_OWN,
-    shard_id: int = 0,
-    num_shards: int = 1,
 ) -> Pipeline:
     """The validation pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="partial"``.
 
@@ -133,35 +117,36 @@ def cifar_val(
     folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
     if img_size is not None:
         _check_size(folder, img_size)
-    backend = select_backend(device, device_id)
+    backend = select_backend(device, reading.device_id)
     return _val_graph(
-        partial(read_images, folder, training=False, shard_id=shard_id, num_shards=num_shards),
-        decoding={"decoder": backend.decoder, "decoder_settings": decoder_settings},
+        partial(read_images, folder, training=False, **reading.shard()),
+        decoding={"decoder": backend.decoder, "decoder_settings": reading.decoder_settings},
         img_size=img_size,
         num_classes=len(folder.classes),
-        leaving={"mean": mean, "std": std, "half": half},
+        output=output,
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
+        prefetch_queue_depth=reading.prefetch_queue_depth,
         seed=0,
         enable_checkpointing=True,
     )
 
 
 @pipeline_def
-def _train_graph(source, decoding, img_size, padding, mixing, leaving):
+def _train_graph(source, decoding, img_size, padding, mixing, output):
     jpegs, labels = source()
     images = _padded_crop(decode_images(images_must_have_img_size(jpegs, img_size), **decoding), img_size, padding)
-    leaving = {"mirror": fn.random.coin_flip(name="hflip"), "normalization": normalization(**leaving)}
+    leaving = {"mirror": fn.random.coin_flip(name="hflip"), "normalization": normalization(**output.arguments())}
     return batch_outputs(mix.random_mix(images, labels, **mixing, image_size=img_size, **leaving))
 
 
 @pipeline_def
-def _val_graph(source, decoding, img_size, num_classes, leaving):
+def _val_graph(source, decoding, img_size, num_classes, output):
     jpegs, labels = source()
     images = decode_images(jpegs if img_size is None else images_must_have_img_size(jpegs, img_size), **decoding)
     mixing = {"num_classes": num_classes, "choices": {}}
-    return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**leaving)))
+    return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**output.arguments())))
 
 
 def _check_size(folder: ImageFolder, img_size: int) -> None:

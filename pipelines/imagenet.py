@@ -24,26 +24,16 @@ What all pipelines here and in ``pipelines.cifar`` take:
     batch_size: images per batch on this rank.
     img_size: side of the square images in pixels.
     num_classes: K; None takes the number of class folders.
-    interpolation: "bicubic", "bilinear", "lanczos" or "nearest"; for training also "random", which draws bilinear
-        or bicubic for each image.  Rotations, shears and translations take the same, but bicubic for "lanczos".
-    mean, std: for images in [0, 1].
-    half: float16 images instead of float32.
+    output: mean, standard deviation and type of the images.
+    reading: which part of the images, in which order, on which GPU, how far ahead.
     device: "gpu" (mixed decoder and GPU operators; DALI's CPU backend where there is no GPU) or "cpu".
-    device_id: the GPU.
     num_threads: DALI's CPU threads, the decoder's too; 4 to 8 per GPU are enough.
-    decoder_settings: of the decoder on the GPU, see there.
-    prefetch_queue_depth: batches prepared ahead.
-    shard_id, num_shards: rank and world size.
 
-What training pipelines take besides, as far as they have it:
+What training pipelines take besides:
 
     choices: probability per batch of "cutmix", "mixup" and "smmix"; the rest is left unmixed.
-    cutmix_alpha, mixup_alpha: parameters of the Beta distributions.
-    mode: "batch", "pair" or "elem": who shares a draw; pairs are i and B-1-i in mode "pair".
-    minmax: smallest and largest side of CutMix's box as shares of the image's, instead of ``cutmix_alpha``.
-    smoothing: label smoothing in [0, 1].
-    seed: for crops, flips and mixing; ``shard_id`` is added, so that ranks differ.
-    branch_seed: for the shuffle and the choice of the branch; equal on all ranks.
+    mixing: label smoothing, and how a batch is mixed.
+    seed: for crops, augmentation and mixing; ``shard_id`` is added, so that ranks differ.
 """
 
 from __future__ import annotations
@@ -60,13 +50,15 @@ from typing import Any
 from nvidia.dali import pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from dali_mix import fn as mix
 from dali_mix.data import (
     Augmentation,
-    DecoderSettings,
+    Crop,
     ImageFolder,
+    Mixing,
+    Output,
+    Reading,
     augment,
     batch_outputs,
     draw_hflip,
@@ -81,7 +73,7 @@ from dali_mix.data import (
 )
 from dali_mix.errors import ConfigError
 
-_DALIS_OWN = DecoderSettings()
+_CROP, _AUGMENTATION, _MIXING, _OUTPUT, _READING = Crop(), Augmentation(), Mixing(), Output(), Reading()
 
 
 def imagenet_train(
@@ -91,68 +83,43 @@ def imagenet_train(
     img_size: int | Callable[[int, int], int] = 224,
     num_classes: int | None = None,
     choices: Mapping[str, float] = MappingProxyType({"cutmix": 0.5, "mixup": 0.5}),
-    cutmix_alpha: float = 1.0,
-    mixup_alpha: float = 0.8,
-    mode: str = "batch",
-    minmax: tuple[float, float] | None = None,
-    smoothing: float = 0.1,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    train_crop_mode: str = "rrc",
-    no_aug: bool = False,
-    hflip: float = 0.5,
-    augmentation: Augmentation | None = None,
-    interpolation: str = "bicubic",
-    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
-    std: Sequence[float] = IMAGENET_DEFAULT_STD,
-    half: bool = False,
+    crop: Crop = _CROP,
+    augmentation: Augmentation = _AUGMENTATION,
+    mixing: Mixing = _MIXING,
+    output: Output = _OUTPUT,
+    reading: Reading = _READING,
     device: str = "gpu",
-    device_id: int = 0,
     num_threads: int = 4,
-    prefetch_queue_depth: int = 2,
-    decoder_settings: DecoderSettings = _DALIS_OWN,
-    shard_id: int = 0,
-    num_shards: int = 1,
     seed: int = 42,
-    branch_seed: int = 42,
 ) -> Pipeline:
     """The training pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="drop"``.
 
     Args:
         img_size: side in pixels, or a function of epoch and batch, both counted from 0, for sizes that change.
-        scale, ratio: area and aspect ratio of the random crop.
-        train_crop_mode: "rrc", the random resized crop; timm's other modes are not available.
-        no_aug: resize and crop the centre instead; the rest of the augmentation is ``augmentation``.
-        hflip: probability of a horizontal flip, where ``augmentation`` is None.
-        augmentation: what happens to each image, flips included; None for ``Augmentation(hflip=hflip)``.
+        crop: what is cut out of each image.
+        augmentation: what happens to it then.
         others: see the top of this file.
 
     Returns:
         A pipeline, not yet built, with the outputs of ``batch_outputs``: images, targets, labels, branch.
     """
-    if train_crop_mode != "rrc":
-        raise ConfigError(f"train_crop_mode must be 'rrc', timm's others are not available, got {train_crop_mode!r}")
     data = _opened(data)
-    reading = {"shard_id": shard_id, "num_shards": num_shards, "shuffle_seed": branch_seed}
-    source, num_classes = _source(data, num_classes, training=True, **reading)
-    mixing: dict[str, Any] = {"num_classes": num_classes, "choices": choices, "smoothing": smoothing}
-    mixing |= {"cutmix_alpha": cutmix_alpha, "mixup_alpha": mixup_alpha, "minmax": minmax, "branch_seed": branch_seed}
-    mixing |= {"mode": mode, "pairing": "flip" if mode == "pair" else "permutation"}
-    backend = select_backend(device, device_id)
+    source, num_classes = _source(data, num_classes, training=True, **reading.shard(), shuffle_seed=reading.branch_seed)
+    backend = select_backend(device, reading.device_id)
     return _train_graph(
         source,
-        decoder=backend.decoder,
-        img_size=_size(img_size, data, batch_size, num_shards),
-        crop=({"crop_pct": 1.0} if no_aug else {"scale": scale, "ratio": ratio})
-        | {"interpolation": interpolation, "decoder_settings": decoder_settings},
-        augmentation=_one_hflip(hflip, augmentation),
-        mixing=mixing,
-        leaving={"mean": mean, "std": std, "half": half},
+        img_size=_size(img_size, data, batch_size, reading.num_shards),
+        crop=crop,
+        decoding={"decoder": backend.decoder, "decoder_settings": reading.decoder_settings},
+        augmentation=augmentation,
+        mixing=mixing.arguments()
+        | {"num_classes": num_classes, "choices": choices, "branch_seed": reading.branch_seed},
+        output=output,
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
-        prefetch_queue_depth=prefetch_queue_depth,
-        seed=seed + shard_id,
+        prefetch_queue_depth=reading.prefetch_queue_depth,
+        seed=seed + reading.shard_id,
         enable_checkpointing=True,
     )
 
@@ -166,16 +133,10 @@ def imagenet_val(
     crop_pct: float = 0.875,
     crop_mode: str = "center",
     interpolation: str = "bicubic",
-    mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
-    std: Sequence[float] = IMAGENET_DEFAULT_STD,
-    half: bool = False,
+    output: Output = _OUTPUT,
+    reading: Reading = _READING,
     device: str = "gpu",
-    device_id: int = 0,
     num_threads: int = 4,
-    prefetch_queue_depth: int = 2,
-    decoder_settings: DecoderSettings = _DALIS_OWN,
-    shard_id: int = 0,
-    num_shards: int = 1,
 ) -> Pipeline:
     """The validation pipeline of one rank, for :class:`dali_mix.MixLoader` with ``last_batch="partial"``.
 
@@ -183,38 +144,29 @@ def imagenet_val(
         crop_pct: in (0, 1]; the shorter side is resized to ``floor(img_size / crop_pct)``.
         crop_mode: timm's "center", "squash" (both sides, without regard to the aspect ratio) or "border" (the longer
             side; what is left is filled with the mean).
+        interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
         others: see the top of this file.
 
     Returns:
         A pipeline, not yet built, with the same outputs as ``imagenet_train``; branch is always "none"
         and the targets are not smoothed.
     """
-    source, num_classes = _source(_opened(data), num_classes, training=False, shard_id=shard_id, num_shards=num_shards)
-    backend = select_backend(device, device_id)
+    source, num_classes = _source(_opened(data), num_classes, training=False, **reading.shard())
+    backend = select_backend(device, reading.device_id)
     return _val_graph(
         source,
-        decoder=backend.decoder,
         img_size=img_size,
-        crop={"crop_pct": crop_pct, "crop_mode": crop_mode, "mean": mean}
-        | {"interpolation": interpolation, "decoder_settings": decoder_settings},
+        crop={"crop_pct": crop_pct, "crop_mode": crop_mode, "mean": output.mean, "interpolation": interpolation}
+        | {"decoder": backend.decoder, "decoder_settings": reading.decoder_settings},
         num_classes=num_classes,
-        leaving={"mean": mean, "std": std, "half": half},
+        output=output,
         batch_size=batch_size,
         num_threads=num_threads,
         device_id=backend.device_id,
-        prefetch_queue_depth=prefetch_queue_depth,
+        prefetch_queue_depth=reading.prefetch_queue_depth,
         seed=0,
         enable_checkpointing=True,
     )
-
-
-def _one_hflip(hflip: float, augmentation: Augmentation | None) -> Augmentation:
-    """The augmentation, which has the last word on flips; another ``hflip`` beside it must be a mistake."""
-    if augmentation is None:
-        return Augmentation(hflip=hflip)
-    if hflip not in (0.5, augmentation.hflip):
-        raise ConfigError(f"hflip={hflip}, but augmentation.hflip={augmentation.hflip}: give the one in augmentation")
-    return augmentation
 
 
 def _source(
@@ -250,28 +202,36 @@ def _size(
 
 
 @pipeline_def
-def _train_graph(source, decoder, img_size, crop, augmentation, mixing, leaving):
+def _train_graph(source, img_size, crop, decoding, augmentation, mixing, output):
     jpegs, labels = source()
-    # By its name, and not by a condition in the graph: "crop_pct" is the centre crop's.
-    crop_images = resize_center_crop if "crop_pct" in crop else random_resized_crop
     size = img_size()
-    images = crop_images(jpegs, size, decoder=decoder, **crop)
+    images = cut(jpegs, size, crop, **decoding)
     mirror = draw_hflip(augmentation)
     if mirror is None:
-        colors = {"img_mean": leaving["mean"], "img_std": leaving["std"]}
-        images = augment(images, augmentation, **colors, interpolation=crop["interpolation"])
+        colors = {"img_mean": output.mean, "img_std": output.std}
+        images = augment(images, augmentation, **colors, interpolation=crop.interpolation)
     # In one pass over the batch: flip, mix, normalize.
-    leaving = {"mirror": mirror, "normalization": normalization(**leaving)}
+    leaving = {"mirror": mirror, "normalization": normalization(**output.arguments())}
     known = size if isinstance(size, int) else None
     return batch_outputs(mix.random_mix(images, labels, **mixing, image_size=known, **leaving))
 
 
 @pipeline_def
-def _val_graph(source, decoder, img_size, crop, num_classes, leaving):
+def _val_graph(source, img_size, crop, num_classes, output):
     jpegs, labels = source()
-    images = resize_center_crop(jpegs, img_size, decoder=decoder, **crop)
+    images = resize_center_crop(jpegs, img_size, **crop)
     mixing = {"num_classes": num_classes, "choices": {}}
-    return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**leaving)))
+    leaving = normalization(**output.arguments())
+    return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=leaving))
+
+
+def cut(jpegs: DataNode, size: int | DataNode, crop: Crop, **decoding: Any) -> DataNode:
+    """Decode the random crop, or the center."""
+    if crop.no_aug:
+        return resize_center_crop(jpegs, size, crop_pct=1.0, interpolation=crop.interpolation, **decoding)
+    return random_resized_crop(
+        jpegs, size, scale=crop.scale, ratio=crop.ratio, interpolation=crop.interpolation, **decoding
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from pipelines.imagenet import imagenet_train, imagenet_val
+from tests.sections import VALIDATION, sectioned
 
 USED, REPLACED, NOT_LISTED = "used", "replaced", "not listed"
 
@@ -330,8 +331,9 @@ def write_good(root: Path) -> Path:
 
 def train_build(**options):
     options = {"batch_size": 6, "img_size": 24, "choices": CHOICES, "device": "cpu", "num_threads": 2} | options
-    return partial(imagenet_train, **options)
+    return partial(imagenet_train, **sectioned(options))
 
 
 def val_build(**options):
-    return partial(imagenet_val, **{"batch_size": 6, "img_size": 24, "device": "cpu", "num_threads": 2} | options)
+    options = {"batch_size": 6, "img_size": 24, "device": "cpu", "num_threads": 2} | options
+    return partial(imagenet_val, **sectioned(options, VALIDATION))

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,15 +16,18 @@ import torch
 from dali_mix.errors import ConfigError
 from dali_mix.fn import Augmentation
 from dali_mix.fn.image.decoder_settings import DecoderSettings
+from dali_mix.fn.image.settings import Crop
+from dali_mix.fn.sections import Mixing, Output, Reading
 from dali_mix.loading.loader import Batch
 from dali_mix.loading.recovery import TolerantLoader
+from dali_mix.options import flags_of
 from dali_mix.sources.folder import ImageFolder
 from dali_mix.sources.listing import is_folder
 from dali_mix.sources.synthetic import write_synthetic_folder
 from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.distributed import World
-from dali_mix.train.settings.choices import decoder_settings, mixing_choices
-from dali_mix.train.settings.sections import Settings
+from dali_mix.train.settings.choices import mixing_choices
+from dali_mix.train.settings.sections import Methods, Settings
 from dali_mix.train.sizes import SizeSchedule
 from dali_mix.train.splits import open_splits
 
@@ -118,24 +121,25 @@ class Loaders:
         if args.pipeline not in pipelines:
             raise ConfigError(f"--pipeline {args.pipeline} is unknown; there are {', '.join(pipelines)}")
         self._args, self._data, self._world = args, data, world
+        self._settings = Settings.of(vars(args))
         self._build_train, self._build_val = pipelines[args.pipeline]
         on_gpu = (args.dali_device or ("cpu" if args.device == "cpu" else "gpu")) == "gpu"
         self._common: dict[str, Any] = {
             "img_size": square_side(config),
             "num_classes": data.num_classes,
-            "mean": config["mean"],
-            "std": config["std"],
-            # Autocast takes them as they are.  For bfloat16 too: DALI has no such type, and float16 is finer for values
-            # of this size, so what the first layer rounds is what it would have rounded anyway.
-            "half": args.amp,
+            # Autocast takes half images as they are.  For bfloat16 too: DALI has no such type, and float16 is finer for
+            # values of this size, so what the first layer rounds is what it would have rounded anyway.
+            "output": Output(mean=config["mean"], std=config["std"], half=args.amp),
+            "reading": Reading(
+                shard_id=world.rank,
+                num_shards=world.size,
+                device_id=world.device.index or 0,
+                prefetch_queue_depth=args.dali_prefetch,
+                decoder_settings=self._settings.decoder,
+            ),
             # Without an explicit choice the pipeline looks for a GPU itself, and says if there is none.
             "device": "gpu" if on_gpu else "cpu",
-            "device_id": world.device.index or 0,
             "num_threads": args.workers,
-            "prefetch_queue_depth": args.dali_prefetch,
-            "decoder_settings": decoder_settings(args),
-            "shard_id": world.rank,
-            "num_shards": world.size,
         }
         self._config = config
         self.backend = "gpu" if on_gpu and torch.cuda.is_available() else "cpu"
@@ -146,7 +150,7 @@ class Loaders:
     def augments(self) -> bool:
         """Whether more is done to training images, once they are cropped, than to flip them left to right."""
         taken = "augmentation" in inspect.signature(self._build_train).parameters
-        return taken and not augmentation(self._args).only_flips
+        return taken and not augmentation(self._settings).only_flips
 
     def validation(self) -> TolerantLoader | IdleLoader:
         """Every validation image once, over all ranks."""
@@ -162,7 +166,7 @@ class Loaders:
         settings["batch_size"] = min(settings["batch_size"], math.ceil(len(folder) / shards))
         if self._world.rank >= len(folder):
             return IdleLoader(len(folder), settings["batch_size"])
-        settings["num_shards"] = shards
+        settings["reading"] = replace(settings["reading"], num_shards=shards)
         build = partial(self._build_val, **_known(self._build_val, settings))
         report = self.bad_files.reporter(folder)
         return TolerantLoader(build, folder, "partial", stand_in="left_out", on_bad_image=report)
@@ -173,27 +177,23 @@ class Loaders:
         Raises:
             ConfigError: if there are fewer images than one batch.
         """
-        args = self._args
+        args, own = self._args, self._settings
         seed = args.seed + first_epoch * _SEED_PER_EPOCH
         settings = self._common | {
             "batch_size": args.batch_size,
             "choices": mixing_choices(args) if mixing else {},
             # Where a method is off its alpha is never used, but must be legal.
-            "cutmix_alpha": args.cutmix or 1.0,
-            "mixup_alpha": args.mixup or 1.0,
-            "minmax": tuple(args.cutmix_minmax) if args.cutmix_minmax else None,
-            "mode": args.mixup_mode,
-            "smoothing": args.smoothing,
-            "scale": tuple(args.scale),
-            "ratio": tuple(args.ratio),
-            "interpolation": args.train_interpolation,
-            "no_aug": args.no_aug,
-            "augmentation": augmentation(args),
+            "mixing": replace(
+                own.mixing,
+                cutmix_alpha=args.cutmix or 1.0,
+                mixup_alpha=args.mixup or 1.0,
+                minmax=tuple(args.cutmix_minmax) if args.cutmix_minmax else None,
+            ),
+            "crop": replace(own.crop, interpolation=self._config["interpolation"]) if own.crop.no_aug else own.crop,
+            "augmentation": augmentation(own),
+            "reading": replace(self._common["reading"], branch_seed=seed),
             "seed": seed,
-            "branch_seed": seed,
         }
-        if args.no_aug:
-            settings["interpolation"] = self._config["interpolation"]
         if self.sizes is not None:
             settings["img_size"] = self.sizes.starting(first_epoch)
         self._refuse_lost_flags()
@@ -207,14 +207,17 @@ class Loaders:
         return loader
 
     def _refuse_lost_flags(self) -> None:
-        """A flag was changed that the training pipeline has no parameter for."""
-        defaults = Settings.of().flags()
-        known = inspect.signature(self._build_train).parameters.keys() | inspect.signature(self._build_val).parameters
-        lost = [name for parameter, names in _LOST_WITHOUT.items() if parameter not in known for name in names]
-        for name in lost:
-            if getattr(self._args, name) != defaults[name]:
-                flag = name.replace("_", "-")
-                raise ConfigError(f"--{flag} has no effect with --pipeline {self._args.pipeline}")
+        """A flag was changed that a pipeline has no parameter for."""
+        flags, defaults = self._settings.flags(), Settings.of().flags()
+        for build, through in ((self._build_train, _THROUGH_TRAINING), (self._build_val, _THROUGH_VALIDATION)):
+            for parameter in through.keys() - inspect.signature(build).parameters:
+                for name in through[parameter]:
+                    if flags[name] != defaults[name]:
+                        flag = name.replace("_", "-")
+                        raise ConfigError(
+                            f"--{flag} has no effect with --pipeline {self._args.pipeline}: "
+                            f"{build.__name__} has no parameter {parameter!r}"
+                        )
 
 
 def _known(build: PipelineFactory, settings: dict[str, Any]) -> dict[str, Any]:
@@ -222,38 +225,24 @@ def _known(build: PipelineFactory, settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in inspect.signature(build).parameters}
 
 
-_LOST_WITHOUT = {
-    "scale": ("scale", "ratio"),
-    "augmentation": (
-        "hflip", "vflip", "color_jitter", "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob", "aa", "reprob",
-        "remode", "recount", "train_img_sizes",
-    ),
-    "interpolation": ("train_interpolation", "interpolation"),
-    "crop_pct": ("crop_pct",),
-    "prefetch_queue_depth": ("dali_prefetch",),
-    "decoder_settings": tuple(field.name for field in fields(DecoderSettings)),
-    "no_aug": ("no_aug",),
-    "mode": ("mixup_mode", "cutmix_minmax"),
-}  # fmt: skip
-"""Parameter of a training pipeline to the settings that go through it."""
+_READ = {
+    "reading": ("dali_prefetch", *flags_of(DecoderSettings)),
+    "output": ("mean", "std"),
+    "num_threads": ("workers",),
+}
+_THROUGH_TRAINING = _READ | {
+    "crop": (*flags_of(Crop), "train_img_sizes"),
+    "augmentation": flags_of(Augmentation),
+    "mixing": flags_of(Mixing),
+    "choices": flags_of(Methods),
+}
+_THROUGH_VALIDATION = _READ | {"crop_pct": ("crop_pct",), "interpolation": ("interpolation",)}
+"""Parameter of a pipeline to the settings that go through it."""
 
 
-def augmentation(args: argparse.Namespace) -> Augmentation:
-    """What happens to each training image, from timm's flags."""
-    if args.no_aug:
-        return Augmentation(hflip=0.0)
-    return Augmentation(
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        color_jitter_prob=args.color_jitter_prob,
-        grayscale_prob=args.grayscale_prob or 0.0,
-        gaussian_blur_prob=args.gaussian_blur_prob or 0.0,
-        aa=args.aa or "",
-        reprob=args.reprob,
-        remode=args.remode,
-        recount=args.recount,
-    )
+def augmentation(settings: Settings) -> Augmentation:
+    """What happens to each training image."""
+    return Augmentation(hflip=0.0) if settings.crop.no_aug else settings.augmentation
 
 
 def square_side(config: dict[str, Any]) -> int:

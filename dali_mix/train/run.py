@@ -46,7 +46,8 @@ def main(pipelines: Pipelines, argv: Sequence[str] | None = None, *, prog: str =
 
     Args:
         pipelines: name for ``--pipeline`` to two functions, which make the training and the validation
-            pipeline and have parameters named as those of ``pipelines.imagenet``.
+            pipeline and have parameters named as those of ``pipelines.imagenet``; what a pipeline has no parameter
+            for cannot be set.
         argv: the command line, None for this process's own.
         prog: what the user calls the program.
 

@@ -12,13 +12,14 @@ from nvidia.dali import fn, pipeline_def
 
 from dali_mix import MixLoader
 from dali_mix import fn as mix
-from dali_mix.data import Augmentation, scan_image_folder
+from dali_mix.data import Augmentation, Output, scan_image_folder
 from dali_mix.methods import Plain, SMMixStep
 from dali_mix.smmix import max_min_mix
 from dali_mix.train.checkpoint.store import CheckpointStore
 from dali_mix.train.step import TrainStep
 from pipelines.imagenet import imagenet_train, imagenet_val
 from tests.graphs import images_of
+from tests.sections import sectioned
 from tests.train.recovery.runs import assert_same_result, cut_off
 from tests.train.test_run import ENTRY
 
@@ -32,7 +33,7 @@ def folder(image_folder):
 
 def loader_of(folder, **options):
     options = {"batch_size": 8, "img_size": 64, "num_threads": 2} | options
-    return MixLoader(imagenet_train(folder, **options))
+    return MixLoader(imagenet_train(folder, **sectioned(options)))
 
 
 def mixed_on(device, operator, dtype=np.uint8):
@@ -104,7 +105,7 @@ def test_validation_images_equal_the_cpu_backend(image_folder):
     images = []
     for device in ("gpu", "cpu"):
         pipeline = imagenet_val(
-            val, batch_size=8, img_size=64, crop_pct=1.0, device=device, mean=(0.0,) * 3, std=(1.0,) * 3
+            val, batch_size=8, img_size=64, crop_pct=1.0, device=device, output=Output(mean=(0.0,) * 3, std=(1.0,) * 3)
         )
         with MixLoader(pipeline, "partial") as loader:
             images.append(torch.cat([batch.images.cpu() for batch in loader]) * 255)

@@ -12,13 +12,16 @@ from tests.implementations import need_native
 ERASING = Augmentation(reprob=0.5)
 
 
+_FLIPS = Augmentation()
+
+
 @pytest.fixture(scope="module")
 def state_of(image_folder):
     """A state of an implementation, or what a new loader of it says to one."""
     need_native()
     folder = scan_image_folder(image_folder / "train")
 
-    def make(mode, state=None, augmentation=None):
+    def make(mode, state=None, augmentation=_FLIPS):
         options = {"batch_size": 8, "img_size": 32, "device": "cpu", "num_threads": 2, "augmentation": augmentation}
         with native.using(mode):
             loader = MixLoader(imagenet_train(folder, **options))

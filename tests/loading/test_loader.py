@@ -8,6 +8,7 @@ from dali_mix import ConfigError, DataError, MixLoader
 from dali_mix import fn as mix
 from dali_mix.data import scan_image_folder
 from pipelines.imagenet import imagenet_train, imagenet_val
+from tests.sections import VALIDATION, sectioned
 
 CHOICES = {"cutmix": 0.4, "mixup": 0.3, "smmix": 0.2}
 
@@ -24,12 +25,12 @@ def val(image_folder):
 
 def train_loader(folder, **options):
     options = {"batch_size": 8, "img_size": 32, "choices": CHOICES, "device": "cpu", "num_threads": 2} | options
-    return MixLoader(imagenet_train(folder, **options))
+    return MixLoader(imagenet_train(folder, **sectioned(options)))
 
 
 def val_loader(folder, **options):
     options = {"batch_size": 8, "img_size": 32, "device": "cpu", "num_threads": 2} | options
-    return MixLoader(imagenet_val(folder, **options), "partial")
+    return MixLoader(imagenet_val(folder, **sectioned(options, VALIDATION)), "partial")
 
 
 def assert_equal_batches(left, right):

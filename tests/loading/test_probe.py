@@ -198,7 +198,9 @@ def test_a_crash_costs_one_file(tmp_path, monkeypatch):
 
 
 def test_a_file_is_not_blamed_for_what_an_earlier_one_did(tmp_path, monkeypatch):
-    worker_that("(os.abort() if os.environ.get('SEEN') else os.environ.update(SEEN='1')) or read(path, most)", monkeypatch)
+    worker_that(
+        "(os.abort() if os.environ.get('SEEN') else os.environ.update(SEEN='1')) or read(path, most)", monkeypatch
+    )
     paths = write(tmp_path, dict.fromkeys(["first culprit", "second culprit"], JPEG))
     assert [result.error for result in probe_images(paths)] == [None, None]
 

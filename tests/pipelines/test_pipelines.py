@@ -8,12 +8,12 @@ from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
 from dali_mix import ConfigError, MixLoader
-from dali_mix.data import Augmentation, scan_image_folder
+from dali_mix.data import Crop, Output, scan_image_folder
 from pipelines import imagenet
 from pipelines.cifar import cifar_train, cifar_val
 from pipelines.resnet50_cutmix import resnet50_train
 
-RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu"}
+RAW = {"output": Output(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), "device": "cpu"}
 
 
 @pytest.fixture
@@ -94,9 +94,7 @@ def test_a_graph_that_cannot_be_written_is_one_line(tmp_path, capsys):
 
 def test_the_training_pipeline_refuses_what_it_cannot_do(image_folder):
     options = {"batch_size": 4, "device": "cpu"}
-    with pytest.raises(ConfigError, match="train_crop_mode must be 'rrc'"):
-        imagenet.imagenet_train(image_folder / "train", train_crop_mode="rkrc", **options)
-    with pytest.raises(ConfigError, match="give the one in augmentation"):
-        imagenet.imagenet_train(image_folder / "train", hflip=0.0, augmentation=Augmentation(), **options)
+    with pytest.raises(ConfigError, match=r"scale must satisfy 0 < MIN <= MAX <= 1, got 0\.5 0\.1"):
+        Crop(scale=(0.5, 0.1))
     with pytest.raises(ConfigError, match="random, got 'box'"):
-        imagenet.imagenet_train(image_folder / "train", interpolation="box", **options)
+        imagenet.imagenet_train(image_folder / "train", crop=Crop(interpolation="box"), **options)

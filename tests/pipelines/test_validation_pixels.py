@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from timm.data import create_transform
 
 from dali_mix import MixLoader
-from dali_mix.data import TolerantLoader, scan_image_folder
+from dali_mix.data import Output, TolerantLoader, scan_image_folder
 from dali_mix.errors import ConfigError
 from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_val
@@ -38,7 +38,9 @@ def differences(folder, **options):
     """To timm's pixels, in grey levels."""
     options = {"crop_pct": 0.875, "interpolation": "bicubic"} | options
     color = {"mean": options.pop("mean", (0, 0, 0)), "std": (1, 1, 1)}
-    build = imagenet_val(folder, batch_size=8, img_size=64, device="cpu", num_threads=1, **options, **color)
+    build = imagenet_val(
+        folder, batch_size=8, img_size=64, device="cpu", num_threads=1, output=Output(**color), **options
+    )
     with MixLoader(build, last_batch="partial") as loader:
         ours = next(iter(loader)).images
     theirs = create_transform((3, 64, 64), **options, **color)

@@ -223,7 +223,7 @@ def test_files_of_the_step_are_augmented_as_the_recipe_says(monkeypatch, image_f
     seen = []
 
     def look(*args, augmentation, **settings):
-        seen.append((augmentation, settings["interpolation"], settings["choices"]))
+        seen.append((augmentation, settings["crop"].interpolation, settings["choices"]))
         return train(*args, augmentation=augmentation, **settings)
 
     train, val = recipe.pipelines()["imagenet"]

@@ -14,9 +14,9 @@ from torch import nn
 from dali_mix.errors import ConfigError
 from dali_mix.train import epochs, loop, run
 from dali_mix.train import model as building
-from dali_mix.train.data import augmentation
 from dali_mix.train.output import progress
 from dali_mix.train.settings import parse_args
+from dali_mix.train.settings.parse import parse_settings
 from tests.train.conftest import FAST
 
 CNN = "--model resnet10t --img-size 32 -b 10 -j 2 --epochs 1 --lr 0.01 --warmup-epochs 0 --device cpu".split()
@@ -297,11 +297,11 @@ def test_settings_of_a_decoder_that_is_not_there_are_a_warning(train):
 
 
 def test_the_cifar_pipeline_takes_only_its_own_flags(train, small_images):
-    flags = "--pipeline cifar --epochs 1 --cutmix 1 --mixup-prob 0.5"
+    flags = "--pipeline cifar --epochs 1 --cutmix 1 --mixup-prob 0.5 --mixup-mode elem --dali-prefetch 3"
     defaults = [flag for flag in FAST if flag not in ("--crop-pct", "1.0")]
     code, _, err = train(*flags.split(), data=small_images, defaults=defaults)
     assert code == 0, err
-    for flag, value in (("--reprob", 0.2), ("--train-interpolation", "bilinear"), ("--dali-prefetch", 3)):
+    for flag, value in (("--reprob", 0.2), ("--train-interpolation", "bilinear"), ("--crop-pct", 0.9)):
         code, _, err = train(*flags.split(), flag, value, data=small_images, defaults=defaults)
         assert code == 2
         assert f"{flag} has no effect with --pipeline cifar" in err
@@ -357,8 +357,7 @@ def test_the_loss_is_shown_at_log_intervals(train, monkeypatch):
 
 
 def test_augmentation_takes_timms_flags():
-    args = parse_args([*FAST, *"--data-dir x --aa 3a --reprob 0.1 --recount 2 --hflip 0.2".split()])
-    made = augmentation(args)
+    made = parse_settings([*FAST, *"--data-dir x --aa 3a --reprob 0.1 --recount 2 --hflip 0.2".split()]).augmentation
     assert (made.aa, made.reprob, made.recount, made.hflip, made.color_jitter) == ("3a", 0.1, 2, 0.2, 0.4)
 
 

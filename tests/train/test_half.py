@@ -54,11 +54,11 @@ def test_the_cifar_pipeline_is_asked_too(train, types, small_images):
 
 
 def test_a_pipeline_that_has_no_such_parameter_is_not_asked(types, small_images, tmp_path, capfd):
-    def plain_train(data, *, batch_size, device, choices, mean, std):
-        return cifar_train(data, batch_size=batch_size, device=device, choices=choices, mean=mean, std=std)
+    def plain_train(data, *, batch_size, device, choices, num_threads):
+        return cifar_train(data, batch_size=batch_size, device=device, choices=choices, num_threads=num_threads)
 
-    def plain_val(data, *, batch_size, device, mean, std):
-        return cifar_val(data, batch_size=batch_size, device=device, mean=mean, std=std)
+    def plain_val(data, *, batch_size, device, num_threads):
+        return cifar_val(data, batch_size=batch_size, device=device, num_threads=num_threads)
 
     defaults = [flag for flag in FAST if flag not in ("--crop-pct", "1.0")]
     argv = [*defaults, *SMALL, "--amp", "--pipeline", "plain", "--data-dir", str(small_images)]

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from dali_mix import MixLoader
-from dali_mix.data import scan_image_folder
+from dali_mix.data import Reading, scan_image_folder
 from dali_mix.train.sizes import SizeSchedule
 from pipelines.imagenet import imagenet_train
 
@@ -37,8 +37,8 @@ def test_a_size_depends_on_seed_epoch_and_batch_only():
 
 def loader(folder, schedule, shard_id=0, num_shards=1):
     return MixLoader(
-        imagenet_train(folder, batch_size=8, img_size=schedule, device="cpu", num_threads=1, shard_id=shard_id,
-                       num_shards=num_shards, choices={"cutmix": 1.0})
+        imagenet_train(folder, batch_size=8, img_size=schedule, device="cpu", num_threads=1,
+                       reading=Reading(shard_id=shard_id, num_shards=num_shards), choices={"cutmix": 1.0})
     )  # fmt: skip
 
 

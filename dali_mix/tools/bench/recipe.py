@@ -15,7 +15,7 @@ from dali_mix.train.pipelines import ready_made
 from dali_mix.train.settings import build_parser, load_recipe, recipe_names
 from dali_mix.train.settings.choices import mixing_choices
 from dali_mix.train.settings.files import to_argv
-from dali_mix.train.settings.sections import sections
+from dali_mix.train.settings.sections import Settings, sections
 
 FLAGS = ("recipe", "aa", "reprob", "remode", "recount", "color_jitter")
 """The trainer's, with its names."""
@@ -127,7 +127,7 @@ def read_recipe(args: argparse.Namespace, **alone: Any) -> Recipe | None:
     settings = parser.parse_args([*to_argv(flags, parser, f"recipe {name}"), *to_argv(given, parser, "")])
     if settings.pipeline != "imagenet":
         raise ConfigError(f"--recipe {name} has --pipeline {settings.pipeline}; only those with imagenet are measured")
-    recipe = Recipe(settings, augmentation(settings), mixing_choices(settings))
+    recipe = Recipe(settings, augmentation(Settings.of(vars(settings))), mixing_choices(settings))
     _check_effect(recipe, given)
     return recipe
 

@@ -12,7 +12,7 @@ from dali_mix.train.settings.sections import Settings, all_options
 from dali_mix.train.settings.sections.data import Data
 from dali_mix.train.settings.sections.model import Model
 from dali_mix.train.settings.sections.run import Recovery, Run
-from dali_mix.train.settings.sections.training import Loss, Mixing, Schedule, Sizes
+from dali_mix.train.settings.sections.training import Loss, Methods, Schedule, Sizes
 from dali_mix.train.settings.values import check_values
 
 
@@ -27,7 +27,7 @@ def check(settings: Settings) -> None:
     _check_decoder(settings)
     _check_needs(settings.flags())
     _check_model(settings.model, settings.run)
-    _check_mixing(settings.mixing, settings.loss)
+    _check_mixing(settings.methods, settings.loss)
     _check_schedule(settings.schedule)
     _check_run(settings.run, settings.recovery)
     _check_sizes(settings.sizes, settings.crop.no_aug)
@@ -88,7 +88,7 @@ def _check_model(model: Model, run: Run) -> None:
         raise ConfigError(f"--std must be positive, got {' '.join(map(str, model.std))}")
 
 
-def _check_mixing(mixing: Mixing, loss: Loss) -> None:
+def _check_mixing(mixing: Methods, loss: Loss) -> None:
     pair = mixing.cutmix_minmax
     if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):
         raise ConfigError(f"--cutmix-minmax must satisfy MIN <= MAX, got {' '.join(f'{x:g}' for x in pair)}")

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 
-from dali_mix.fn.image.decoder_settings import DecoderSettings
-from dali_mix.train.settings.sections import Mixing
+from dali_mix.train.settings.sections import Methods
 
 
-def decoder_settings(args: argparse.Namespace) -> DecoderSettings:
-    """The flags that bear the names of the settings."""
-    return DecoderSettings(**{field.name: getattr(args, field.name) for field in fields(DecoderSettings)})
-
-
-def mixing_choices(mixing: Mixing | argparse.Namespace) -> dict[str, float]:
+def mixing_choices(mixing: Methods | argparse.Namespace) -> dict[str, float]:
     """The probability per batch of each method, as ``random_mix`` takes them.
 
     timm's two probabilities keep their meaning, and share what SMMix leaves: ``--smmix --mixup 0.8``

@@ -6,7 +6,7 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 
 from dali_mix import MixLoader
-from dali_mix.data import Augmentation
+from dali_mix.data import Augmentation, Crop
 from pipelines.imagenet import imagenet_train
 from tests.fn.image.images import EVERYTHING, RECIPE
 
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("implementation")
 def test_a_restored_pipeline_goes_on_bit_for_bit(image_folder, options):
     def loader(**restored):
         pipeline = imagenet_train(
-            image_folder / "train", batch_size=8, img_size=32, augmentation=options, interpolation="random",
+            image_folder / "train", batch_size=8, img_size=32, augmentation=options,
+            crop=Crop(interpolation="random"),
             device="cpu", num_threads=2,
         )  # fmt: skip
         return MixLoader(pipeline, **restored)

@@ -14,7 +14,11 @@ from torchvision.transforms import InterpolationMode
 
 from dali_mix import MixLoader
 from dali_mix.data import (
+    Augmentation,
+    Crop,
     DecoderSettings,
+    Output,
+    Reading,
     TolerantLoader,
     decode_images,
     random_resized_crop,
@@ -28,7 +32,7 @@ from pipelines.cifar import cifar_train, cifar_val
 from pipelines.imagenet import imagenet_train, imagenet_val
 from tests.graphs import images_of
 
-RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu", "num_threads": 2}
+RAW = {"output": Output(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), "device": "cpu", "num_threads": 2}
 
 
 def largest_differences(folder, img_size, crop_pct, interpolation):
@@ -83,8 +87,8 @@ def test_the_random_crop_covers_scale_and_ratio(tmp_path):
     Image.fromarray(image).save(tmp_path / "a" / "0.png")
     folder = scan_image_folder(tmp_path)
     pipeline = imagenet_train(
-        folder, batch_size=1, img_size=64, choices={}, scale=(0.25, 0.5), ratio=(0.5, 2.0), hflip=0.0,
-        interpolation="nearest", **RAW,
+        folder, batch_size=1, img_size=64, choices={}, augmentation=Augmentation(hflip=0.0),
+        crop=Crop(scale=(0.25, 0.5), ratio=(0.5, 2.0), interpolation="nearest"), **RAW,
     )  # fmt: skip
     areas, ratios = [], []
     with MixLoader(pipeline) as loader:
@@ -153,7 +157,7 @@ def test_a_pipeline_hands_its_settings_on_and_the_cpu_decoder_says_that_it_has_n
     folder = scan_image_folder(tmp_path)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            build(folder, batch_size=4, device="cpu", decoder_settings=settings)
+            build(folder, batch_size=4, device="cpu", reading=Reading(decoder_settings=settings))
             build(folder, batch_size=4, device="cpu")
     text = "images are decoded on the CPU, where hw_decoder_load, host_memory_padding has no effect"
     assert caplog.messages == [text]
@@ -231,7 +235,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_one_line_before_any_is_taken(t
         )
         assert reported == []
     # Of a random crop, on average half of the image is decoded.
-    crops = imagenet_train(folder, batch_size=3, img_size=16, scale=(0.5, 0.5), **RAW)
+    crops = imagenet_train(folder, batch_size=3, img_size=16, crop=Crop(scale=(0.5, 0.5)), **RAW)
     with MixLoader(crops) as loader:
         assert len(next(loader).images) == 3
 
@@ -273,8 +277,8 @@ def test_both_filters_are_drawn(tmp_path):
 
     def seen(interpolation, batches):
         pipeline = imagenet_train(
-            tmp_path, batch_size=1, img_size=24, choices={}, scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=0.0,
-            interpolation=interpolation, **RAW,
+            tmp_path, batch_size=1, img_size=24, choices={}, augmentation=Augmentation(hflip=0.0),
+            crop=Crop(scale=(1.0, 1.0), ratio=(1.0, 1.0), interpolation=interpolation), **RAW,
         )  # fmt: skip
         with MixLoader(pipeline) as loader:
             return [batch.images.numpy().tobytes() for _ in range(batches) for batch in loader]

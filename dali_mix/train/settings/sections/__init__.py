@@ -10,11 +10,12 @@ from typing import Any
 
 from dali_mix.fn.image.decoder_settings import DecoderSettings
 from dali_mix.fn.image.settings import Augmentation, Crop
+from dali_mix.fn.sections import Mixing
 from dali_mix.options import Option, default_of, flag_default_of, flag_of, options_of
 from dali_mix.train.settings.sections.data import Data, Entry, Reading
 from dali_mix.train.settings.sections.model import BatchNorm, Device, Ema, Model, Precision
 from dali_mix.train.settings.sections.run import Log, Recovery, Run
-from dali_mix.train.settings.sections.training import Loss, Mixing, Optimizer, Schedule, Sizes
+from dali_mix.train.settings.sections.training import Loss, Methods, Optimizer, Schedule, Sizes
 
 
 def _section(kind: type, group: str) -> Any:
@@ -41,6 +42,7 @@ class Settings:
     schedule: Schedule = _section(Schedule, "learning rate schedule")
     crop: Crop = _section(Crop, "augmentation")
     augmentation: Augmentation = _section(Augmentation, "augmentation")
+    methods: Methods = _section(Methods, "mixing and loss")
     mixing: Mixing = _section(Mixing, "mixing and loss")
     loss: Loss = _section(Loss, "mixing and loss")
     sizes: Sizes = _section(Sizes, "progressive image size")

@@ -95,8 +95,8 @@ _MIXED = Needs(("mixup", "cutmix"), unsaid=("cutmix_minmax",))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixing:
-    """Which batches are mixed, and how: timm's short forms for CutMix and Mixup, and SMMix's."""
+class Methods:
+    """Which batches are mixed by which method: timm's short forms for CutMix and Mixup, and SMMix's."""
 
     mixup: float = option(0.0, non_negative, "Alpha of Mixup, which is on where it is above 0.", metavar="ALPHA")
     cutmix: float = option(0.0, non_negative, "Alpha of CutMix, which is on where it is above 0.", metavar="ALPHA")
@@ -107,9 +107,6 @@ class Mixing:
         metavar="PROB")  # fmt: skip
     mixup_switch_prob: float = option(0.5, probability, "Probability of CutMix, where Mixup is on too.",
         metavar="PROB")  # fmt: skip
-    mixup_mode: str = option("batch", None,
-        "Whether a draw is shared by the batch, by a pair of images, or by none.", needs=_MIXED,
-        choices=("batch", "pair", "elem"))  # fmt: skip
     mixup_off_epoch: int = option(0, non_negative_int,
         "Epochs, counted from 0, after which nothing is mixed; 0 mixes to the end.",
         needs=Needs(("mixup", "cutmix", "smmix"), unsaid=("cutmix_minmax",)), metavar="N")  # fmt: skip
@@ -128,9 +125,8 @@ class Mixing:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The loss on soft targets."""
+    """The loss on soft targets, where it is not cross entropy."""
 
-    smoothing: float = option(0.1, probability, "Label smoothing, inside the soft targets.", metavar="S")
     bce_loss: bool = option(False, help="Train by binary cross entropy instead of cross entropy.")
     bce_sum: bool = option(False, help="Sum binary cross entropy over the classes instead of averaging it.",
         needs="bce_loss")  # fmt: skip
