@@ -14,7 +14,8 @@ class Batch(NamedTuple):
         images: float32 or float16 (B, C, H, W), channels_last.
         targets: float32 (B, K), soft targets that sum to 1.
         labels: int64 (B,), each image's own class; -1 where the pipeline does not output it.
-        branch: "none", "cutmix", "mixup" or "smmix" (left unmixed for the step).
+        branch: what the batch went through: "none", "cutmix", "mixup", any other method's name, or "smmix" (left
+            unmixed for the step).
     """
 
     images: torch.Tensor

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from dali_mix.errors import ConfigError
 
@@ -13,6 +15,9 @@ _OTHERS = 1 << 30
 
 # A graph may leave batches for SMMix where nothing of the training step has been imported.
 _codes: dict[str, int] = {NONE: 0, "smmix": 3}
+
+BRANCHES: Mapping[str, int] = MappingProxyType(_codes)
+"""The number of every branch by its name, also of those that are registered later."""
 
 
 def register(name: str, code: int | None = None) -> int:

@@ -16,6 +16,24 @@ def mixup(images: np.ndarray, partner: np.ndarray, lam: np.ndarray) -> np.ndarra
     return weight * images + (1 - weight) * images[partner]
 
 
+def resizemix(images: np.ndarray, partner: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Unrounded; the value of every pixel from the four of the partner around its center, without antialiasing."""
+    height, width = images.shape[1:3]
+    mixed = images.astype(np.float64)
+    for i, (y1, x1, y2, x2) in enumerate(box):
+        other = images[partner[i]].astype(np.float64)
+        for y in range(y1, y2):
+            for x in range(x1, x2):
+                down = max((y - y1 + 0.5) * height / (y2 - y1) - 0.5, 0)
+                across = max((x - x1 + 0.5) * width / (x2 - x1) - 0.5, 0)
+                top, left = int(down), int(across)
+                bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+                upper = other[top, left] * (1 - across % 1) + other[top, right] * (across % 1)
+                lower = other[bottom, left] * (1 - across % 1) + other[bottom, right] * (across % 1)
+                mixed[i, y, x] = upper * (1 - down % 1) + lower * (down % 1)
+    return mixed
+
+
 def own_share(box: np.ndarray, height: int, width: int) -> np.ndarray:
     y1, x1, y2, x2 = box.T.astype(np.float64)
     return 1 - (y2 - y1) * (x2 - x1) / (height * width)

@@ -150,14 +150,13 @@ def check_levels(name: str, values: object) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
-def check_choices(choices: object, legal: Mapping[str, int]) -> None:
-    """Refuse unknown methods, negative shares, and shares that sum to more than 1."""
-    if not isinstance(choices, Mapping):
-        raise TypeError(f"choices must map method names to probabilities, got {type(choices).__name__}")
-    for name, share in choices.items():
-        if name not in legal:
-            raise ValueError(f"choices: unknown method {name!r}; legal are {', '.join(legal)}")
+def check_shares(shares: Mapping[str, object]) -> None:
+    """Refuse probabilities of methods outside [0, 1], and those that sum to more than 1."""
+    numbers = []
+    for name, share in shares.items():
         check_probability(f"choices[{name!r}]", share)
-    total = sum(choices.values())
-    if total > 1 + 1e-6:
-        raise ValueError(f"choices must sum to at most 1 (the rest is 'none'), got {total:g} from {dict(choices)}")
+        numbers.append(_check_number(name, share))
+    if sum(numbers) > 1 + 1e-6:
+        raise ValueError(
+            f"choices must sum to at most 1 (the rest is 'none'), got {sum(numbers):g} from {dict(shares)}"
+        )

@@ -1,8 +1,7 @@
 """Which implementation a graph is made of: the native operators, or the portable graph.
 
-Each part of a graph has two modules with the same functions.  Mixing: ``draw_cutmix``, ``apply_cutmix``,
-``draw_mixup``, ``apply_mixup``, ``soft_targets`` and ``mix_batch``; augmentation: ``augment_images``.  Arguments are
-checked before.
+Each part of a graph has two modules with the same functions.  Mixing: ``draw``, ``pixels``, ``soft_targets`` and
+``mix_batch``; augmentation: ``augment_images``.  Arguments are checked before.
 """
 
 from __future__ import annotations

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 import torch
 from nvidia.dali.pipeline import Pipeline
 
+from dali_mix import branches
 from dali_mix.batch import Batch
 from dali_mix.errors import ConfigError
-from dali_mix.fn import BRANCHES, MixedBatch, methods_of
+from dali_mix.fn import MixedBatch, methods_of
 
 UNKNOWN_LABEL = -1
 """Label of images whose pipeline does not output labels."""
 
 HOW_TO_PARSE = "bytes, as WebDataset's cls, are the digits of a number, which docs/soft_targets.md shows how to parse"
 
-_BRANCH_NAMES = {code: name for name, code in BRANCHES.items()}
 _CHANNELS = (1, 3, 4)
 _WANTED = "images, targets, labels, branch, as random_mix gives them, or images, targets, as cutmix and mixup do"
 
@@ -85,17 +85,18 @@ def _one_branch(pipeline: Pipeline) -> str:
 
 
 def _shared_branch(outputs: Mapping[str, torch.Tensor]) -> str:
-    branches = outputs["branch"]
-    if (branches != branches[0]).any():
+    codes = outputs["branch"]
+    if (codes != codes[0]).any():
         raise ConfigError(
             "a batch holds samples of several branches, as random_mix gives inside of an `if`; call it outside, or "
             "leave branch out of the outputs and use DALI's own iterator"
         )
     # A CPU output, so reading it waits for nothing.
-    name = _BRANCH_NAMES.get(int(branches[0]))
-    if name is None:
-        raise ConfigError(f"the fourth output must be the branch that random_mix gives, got {int(branches[0])}")
-    return name
+    code = int(codes[0])
+    try:
+        return branches.name_of(code)
+    except KeyError:
+        raise ConfigError(f"the fourth output must be the branch that random_mix gives, got {code}") from None
 
 
 def _check_images(images: torch.Tensor) -> bool:

@@ -68,7 +68,7 @@ def mistake_of(error: Exception) -> str | None:
     for name, words in _CHECKS.items():
         if f"in {name}\n" in trace:
             return words
-    if "fn/portable/targets.py" in trace and "in _one_hot\n" in trace and (label := _label_of(cause)):
+    if "fn/mixing/portable/targets.py" in trace and "in _one_hot\n" in trace and (label := _label_of(cause)):
         return label
     for pattern, words in _WORDS:
         if match := re.search(pattern, cause):

@@ -18,8 +18,9 @@ def test_every_row_is_measured_and_compared_with_the_empty_pipeline(tmp_path, ca
     assert main([*TINY, "--json", str(path)]) == 0
     record = json.loads(path.read_text())
     assert list(record["results"]) == [
-        "empty", "one_hot", "cutmix", "mixup", "random_mix", "random_mix, size read", "cutmix elem", "mixup elem",
-        "random_mix elem", "flip", "erasing", "jitter", "3a", "rand", "recipe",
+        "empty", "one_hot", "cutmix", "mixup", "random_mix", "random_mix, size read", "resizemix",
+        "random_mix with resizemix", "cutmix elem", "mixup elem", "random_mix elem",
+        "flip", "erasing", "jitter", "3a", "rand", "recipe",
     ]  # fmt: skip
     assert record["results"]["empty"]["above_ms"] == {"median": 0, "low": 0, "high": 0}
     assert all(len(values) == 2 for values in record["seconds"].values())

@@ -2,13 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from nvidia.dali import fn
+from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
 from dali_mix.fn import checks
 from dali_mix.fn.graph import Node
 from dali_mix.fn.implementation import implementation_for
-from dali_mix.fn.mixing.params import MixParams
+from dali_mix.fn.mixing.base import GraphMethod, register
+from dali_mix.fn.mixing.boxes import box_between, box_of_edges, edges_around
+from dali_mix.fn.mixing.drawing import Drawing
+from dali_mix.fn.mixing.params import Draw, MixParams, Planned
 from dali_mix.fn.mixing.targets import soft_targets
+from dali_mix.options import option, positive, probability
+
+
+@register
+@dataclass(frozen=True)
+class CutMix(GraphMethod):
+    """A box of the partner replaces the same box of the image; the labels are mixed by area.
+
+    Args:
+        alpha, minmax: see :func:`draw_cutmix`.
+    """
+
+    name = "cutmix"
+    code = 1
+
+    alpha: float = option(1.0, positive, "Both parameters of the Beta distribution of lam.")
+    minmax: tuple[float, float] | None = option(
+        None, probability, "Smallest and largest side of the box as shares of the image's, instead of a distribution."
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options; see GraphMethod."""
+        super().__post_init__()
+        checks.check_alpha("cutmix: alpha", self.alpha)
+        object.__setattr__(self, "minmax", checks.check_minmax(self.minmax))
+
+    @property
+    def planned(self) -> Planned:
+        """See GraphMethod."""
+        return Planned("cutmix", self.alpha, self.minmax or ())
+
+    def draw(self, batch: Drawing) -> Draw:
+        """See GraphMethod."""
+        size_px = batch.size
+        if self.minmax is None:
+            center = fn.random.uniform(range=[0.0, 1.0], shape=[1, 2], **batch.op("uniform"))
+            # The distribution is symmetric, so the pasted share is drawn as well as the own one.
+            area = fn.random.beta(alpha=self.alpha, beta=self.alpha, shape=[1, 1], **batch.op("beta"))
+            box = box_of_edges(size_px, batch.share(edges_around(center, dali_math.sqrt(area))))
+        else:
+            draws = batch.uniform("uniform", [4])
+            box = box_between(size_px, self.minmax, draws[2:4], draws[0:2])
+        return Draw(box, batch.own_share(box))
 
 
 @do_not_convert
@@ -50,10 +100,10 @@ def draw_cutmix(
     checks.check_alpha("alpha", alpha)
     checks.check_probability("prob", prob)
     checks.check_mode(mode, pairing)
-    limits = checks.check_minmax(minmax)
+    method = CutMix(alpha=alpha, minmax=checks.check_minmax(minmax))
     checks.check_seed("seed", seed)
-    draw = implementation_for(images).draw_cutmix
-    params: MixParams = draw(images, alpha=alpha, prob=prob, mode=mode, pairing=pairing, minmax=limits, seed=seed)
+    draw = implementation_for(images).draw
+    params: MixParams = draw(method, images, prob=prob, mode=mode, pairing=pairing, seed=seed)
     return params
 
 
@@ -69,7 +119,7 @@ def apply_cutmix(images: Node, params: MixParams) -> Node:
         Node like ``images``.  Partners are read from the unmixed batch; pixels are copied exactly.
     """
     checks.check_node("images", images)
-    mixed: Node = implementation_for(images).apply_cutmix(images, params)
+    mixed: Node = implementation_for(images).pixels(images, params.partner, Draw(params.box, params.lam))
     return mixed
 
 

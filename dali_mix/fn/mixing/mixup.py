@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from nvidia.dali import fn
 from nvidia.dali.pipeline import do_not_convert
 
 from dali_mix.fn import checks
 from dali_mix.fn.graph import Node
 from dali_mix.fn.implementation import implementation_for
-from dali_mix.fn.mixing.params import MixParams
+from dali_mix.fn.mixing.base import GraphMethod, register
+from dali_mix.fn.mixing.drawing import Drawing
+from dali_mix.fn.mixing.params import Draw, MixParams, Planned
 from dali_mix.fn.mixing.targets import soft_targets
+from dali_mix.options import option, positive
+
+
+@register
+@dataclass(frozen=True)
+class Mixup(GraphMethod):
+    """Each image is blended with its partner, and so are the labels.
+
+    Args:
+        alpha: see :func:`draw_mixup`.
+    """
+
+    name = "mixup"
+    code = 2
+
+    alpha: float = option(0.8, positive, "Both parameters of the Beta distribution of lam.")
+
+    def __post_init__(self) -> None:
+        """Check the options; see GraphMethod."""
+        super().__post_init__()
+        checks.check_alpha("mixup: alpha", self.alpha)
+
+    @property
+    def planned(self) -> Planned:
+        """See GraphMethod."""
+        return Planned("mixup", self.alpha, boxed=False)
+
+    def draw(self, batch: Drawing) -> Draw:
+        """See GraphMethod."""
+        lam = batch.share(fn.random.beta(alpha=self.alpha, beta=self.alpha, **batch.op("beta")))
+        return Draw(None, lam, weight=lam)
 
 
 @do_not_convert
@@ -41,8 +77,8 @@ def draw_mixup(
     checks.check_probability("prob", prob)
     checks.check_mode(mode, pairing)
     checks.check_seed("seed", seed)
-    draw = implementation_for(images).draw_mixup
-    params: MixParams = draw(images, alpha=alpha, prob=prob, mode=mode, pairing=pairing, seed=seed)
+    draw = implementation_for(images).draw
+    params: MixParams = draw(Mixup(alpha=alpha), images, prob=prob, mode=mode, pairing=pairing, seed=seed)
     return params
 
 
@@ -59,7 +95,7 @@ def apply_mixup(images: Node, params: MixParams) -> Node:
         unmixed batch.
     """
     checks.check_node("images", images)
-    mixed: Node = implementation_for(images).apply_mixup(images, params)
+    mixed: Node = implementation_for(images).pixels(images, params.partner, Draw(None, params.lam, weight=params.lam))
     return mixed
 
 

@@ -2,57 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nvidia.dali import fn, types
 
+from dali_mix import branches
 from dali_mix.fn import graph
 from dali_mix.fn.graph import Node
 from dali_mix.fn.image.normalize import normalize
-from dali_mix.fn.mixing.params import MixParams
-from dali_mix.fn.mixing.recipe import BRANCHES, MixedBatch, Recipe
+from dali_mix.fn.mixing.drawing import Drawing
+from dali_mix.fn.mixing.params import Draw, MixParams, Planned
+from dali_mix.fn.mixing.recipe import MixedBatch, Recipe
+from dali_mix.fn.mixing.routing import in_branch
+
+if TYPE_CHECKING:
+    from dali_mix.fn.mixing.base import GraphMethod
 
 NAME = "native"
 
-_METHODS = {"none": "leave", "smmix": "leave", "cutmix": "cutmix", "mixup": "mixup"}
-"""Branch to what the operator calls it: for the graph, a batch for the training step is one that is left alone."""
+_LEAVE = Planned("leave", 1.0)
+"""For the operator, a batch that others mix, in the graph or in the training step, is one that is left alone."""
 
 
-def draw_cutmix(
-    images: Node,
-    *,
-    alpha: float,
-    prob: float,
-    mode: str,
-    pairing: str,
-    minmax: tuple[float, float] | None,
-    seed: int | None,
-) -> MixParams:
-    """See :func:`dali_mix.fn.draw_cutmix`."""
-    op = graph.random_op("cutmix", seed)
+def draw(method: GraphMethod, images: Node, *, prob: float, mode: str, pairing: str, seed: int | None) -> MixParams:
+    """See :func:`dali_mix.fn.draw_cutmix`; of methods that the operator knows."""
+    op = graph.random_op(method.name, seed)
     size = _size_of(images)
-    drawing = {"prob": prob, "mode": mode, "pairing": pairing, "minmax": list(minmax or ()), "image_size": size}
-    partner, box, _, _, lam, _ = _plan(op, {"cutmix": alpha}, size, **drawing)
-    return MixParams(partner, box, lam)
+    planned = method.planned or _LEAVE
+    partner, box, _, _, lam, _ = _plan(
+        op, {method.name: planned}, size, prob=prob, mode=mode, pairing=pairing, image_size=size
+    )
+    return MixParams(partner, box if planned.boxed else types.Constant(np.zeros(4, np.int32)), lam)
 
 
-def draw_mixup(images: Node, *, alpha: float, prob: float, mode: str, pairing: str, seed: int | None) -> MixParams:
-    """See :func:`dali_mix.fn.draw_mixup`."""
-    op = graph.random_op("mixup", seed)
-    drawing = {"prob": prob, "mode": mode, "pairing": pairing, "image_size": [1, 1]}  # the weight depends on no size
-    partner, _, _, _, lam, _ = _plan(op, {"mixup": alpha}, _size_of(images), **drawing)
-    return MixParams(partner, types.Constant(np.zeros(4, np.int32)), lam)
-
-
-def apply_cutmix(images: Node, params: MixParams) -> Node:
-    """See :func:`dali_mix.fn.apply_cutmix`."""
-    return _pixels(images, partner=params.partner, target=params.box)
-
-
-def apply_mixup(images: Node, params: MixParams) -> Node:
-    """See :func:`dali_mix.fn.apply_mixup`."""
-    return _pixels(images, partner=params.partner, weight=params.lam)
+def pixels(images: Node, partner: Node, draw: Draw) -> Node:
+    """See :meth:`dali_mix.fn.GraphMethod.apply`."""
+    return _pixels(images, partner=partner, **_given(draw))
 
 
 def soft_targets(labels: Node, params: MixParams, *, num_classes: int, smoothing: float) -> Node:
@@ -72,46 +61,102 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     """See :func:`dali_mix.fn.mixing.random_mix`; ``labels`` are on the CPU."""
     if set(recipe.shares) == {"none"}:
         targets = _targets(labels, 0, 1.0, recipe.num_classes, recipe.smoothing)
-        branch = graph.constant(BRANCHES["none"], types.INT32)
+        branch = graph.constant(branches.code_of(branches.NONE), types.INT32)
         return MixedBatch(_unmixed(images, recipe), targets, labels, branch)
-    known = {"cutmix": recipe.cutmix_alpha, "mixup": recipe.mixup_alpha}
+    planned = {name: method.planned for name, method in recipe.methods.items() if method.planned is not None}
+    others = [method for name, method in recipe.methods.items() if name not in planned]
     choice: dict[str, Any] = {}
     if recipe.branch_seed is not None:
         choice["branch_seed"] = graph.random_op("branch", recipe.branch_seed)("plan")["seed"]
-    partner, target, source, weight, _, branch, targets = _plan(
+    if not others:
+        choice |= {"num_classes": recipe.num_classes, "smoothing": recipe.smoothing}
+    decided = _plan(
         graph.random_op("mix", recipe.seed),
-        {name: known.get(name, 1.0) for name in recipe.shares},
+        {name: planned.get(name, _LEAVE) for name in recipe.shares},
         labels,
         ends=np.cumsum(list(recipe.shares.values())).tolist(),
-        image_size=list(recipe.size_px) if recipe.size_px else _size_of(images) if recipe.mixes else [1, 1],
+        image_size=list(recipe.size_px) if recipe.size_px else _size_of(images) if planned else [1, 1],
         mode=recipe.mode,
         pairing=recipe.pairing,
-        minmax=list(recipe.minmax or ()),
-        num_classes=recipe.num_classes,
-        smoothing=recipe.smoothing,
         **choice,
     )
-    if not recipe.mixes:
+    partner, target, source, weight, lam, branch = decided[:6]
+    placement = Draw(target, lam, source, weight)
+    if others:
+        images, recipe, placement = _draw_others(others, images, recipe, partner, branch, placement)
+        targets = _targets(labels, partner, placement.lam, recipe.num_classes, recipe.smoothing)
+    else:
+        targets = decided[6]
+    if not recipe.methods:
         return MixedBatch(_unmixed(images, recipe), targets, labels, branch)
-    placement = {"partner": partner, "target": target, "source": source, "weight": weight}
-    return MixedBatch(_pixels(images, **placement, **_leaving(recipe)), targets, labels, branch)
+    mixed = _pixels(images, partner=partner, **_given(placement), **_leaving(recipe))
+    return MixedBatch(mixed, targets, labels, branch)
 
 
-def _plan(op: graph.OpArguments, alphas: dict[str, float], samples: Node, **options: Any) -> tuple[Node, ...]:
+def _draw_others(
+    methods: Sequence[GraphMethod], images: Node, recipe: Recipe, partner: Node, branch: Node, placement: Draw
+) -> tuple[Node, Recipe, Draw]:
+    """Let methods draw that the operator does not know.
+
+    Args:
+        methods: those of them that can happen.
+        images, recipe: of the batch.
+        partner, branch, placement: what the operator decided; it leaves the batches of these methods alone.
+
+    Returns:
+        the images, mixed by methods that do so themselves; how to go on with them; and the placement with theirs.
+    """
+    if recipe.mirror is not None and any(method.applies_itself for method in methods):
+        images, recipe = fn.flip(images, horizontal=recipe.mirror), dataclasses.replace(recipe, mirror=None)
+    measure = functools.partial(_height_and_width, images, recipe.size_px)
+    alone = len(recipe.shares) == 1
+    for method in methods:
+        batch = Drawing(graph.random_op(method.name, recipe.seed), recipe.mode, measure)
+        draw = method.drawn(batch)
+        if method.applies_itself:
+            images = in_branch(method, None if alone else branch, images, partner, draw)
+            draw = Draw(batch.whole * 0, draw.lam)
+        placement = draw if alone else _chosen(placement, draw, branch == method.code, batch)
+    return images, recipe, placement
+
+
+def _chosen(placement: Draw, draw: Draw, chosen: Node, batch: Drawing) -> Draw:
+    """What a method has drawn, where it is chosen; the placement of all others.
+
+    There the operator left the batch alone: all boxes are empty, and the weights 1.
+    """
+    target = batch.whole if draw.box is None else draw.box
+    source = target if draw.source is None else draw.source
+    return Draw(
+        placement.box + target * chosen,
+        placement.lam + (draw.lam - 1.0) * chosen,
+        placement.source + source * chosen,
+        placement.weight - (chosen if draw.weight is None else (1.0 - draw.weight) * chosen),
+    )
+
+
+def _given(draw: Draw) -> dict[str, Node]:
+    """What the operator for pixels takes of a draw; it has defaults for the rest."""
+    nodes = {"target": draw.box, "source": draw.source, "weight": draw.weight}
+    return {name: node for name, node in nodes.items() if node is not None}
+
+
+def _plan(op: graph.OpArguments, methods: dict[str, Planned], samples: Node, **options: Any) -> tuple[Node, ...]:
     """What is decided for a batch: partner, target, source, weight, lam, branch, and targets with ``num_classes``.
 
     Args:
         op: of this call.
-        alphas: parameter of the Beta distribution of each branch that can happen.
+        methods: what the operator does in each branch that can happen.
         samples: the labels, or anything else on the CPU, to tell the size of the batch.
         options: others of the operator.
     """
     options.setdefault("ends", [1.0])
     planned: tuple[Node, ...] = _operators().plan(
         samples,
-        methods=[_METHODS[name] for name in alphas],
-        codes=[BRANCHES[name] for name in alphas],
-        alphas=list(alphas.values()),
+        methods=[planned.operation for planned in methods.values()],
+        codes=[branches.code_of(name) for name in methods],
+        alphas=[planned.alpha for planned in methods.values()],
+        minmax=[side for planned in methods.values() for side in planned.minmax],
         **op("plan"),
         **options,
     )
@@ -138,6 +183,11 @@ def _operators() -> Any:
 def _size_of(images: Node) -> Node:
     """int32 (3,), of which the operator reads height and width."""
     return images.shape(dtype=types.INT32)
+
+
+def _height_and_width(images: Node, size_px: tuple[int, int] | None) -> Node:
+    """int32 (2,), which waits for no decoder where it is known."""
+    return types.Constant(np.array(size_px, np.int32)) if size_px else _size_of(images)[0:2]
 
 
 def _leaving(recipe: Recipe) -> dict[str, Any]:

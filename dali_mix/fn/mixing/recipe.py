@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dali_mix.fn.graph import Node
 
-BRANCHES: Mapping[str, int] = MappingProxyType({"none": 0, "cutmix": 1, "mixup": 2, "smmix": 3})
-"""Names and codes of what can happen to a batch; the order never changes."""
-
-CHOICES: Mapping[str, int] = MappingProxyType({k: v for k, v in BRANCHES.items() if k != "none"})
+if TYPE_CHECKING:
+    from dali_mix.fn.mixing.base import GraphMethod
 
 
 class Normalization(NamedTuple):
@@ -35,8 +32,8 @@ class MixedBatch(NamedTuple):
         images: like the input, mixed or not as ``branch`` says; normalized if that was asked for.
         targets: float32 (K,).
         labels: the input labels, untouched.
-        branch: int32 () on the CPU, one value for the batch: 0 none, 1 cutmix, 2 mixup, 3 smmix
-            (left unmixed for the training step).
+        branch: int32 () on the CPU, one value for the batch, a code of ``BRANCHES``: 0 none, 1 cutmix, 2 mixup,
+            3 smmix (left unmixed for the training step), 4 resizemix, and others' own.
     """
 
     images: Node
@@ -50,8 +47,9 @@ class Recipe:
     """Arguments of :func:`dali_mix.fn.mixing.random_mix`, checked.
 
     Fields:
-        shares: probability of every branch that can happen, in the order of ``BRANCHES``; they sum to 1 but for
+        shares: probability of every branch that can happen, in the order of their codes; they sum to 1 but for
             rounding.
+        methods: those among them that mix in the graph, in that order.
         mirror: int32 (), 1 for images that are flipped left to right before they are mixed; None for none.
         size_px: height and width of all images where they are known, else None.
         normalization: None leaves the type of the images.
@@ -59,20 +57,13 @@ class Recipe:
     """
 
     shares: Mapping[str, float]
+    methods: Mapping[str, GraphMethod]
     num_classes: int
     smoothing: float
-    cutmix_alpha: float
-    mixup_alpha: float
     mode: str
     pairing: str
-    minmax: tuple[float, float] | None
     seed: int | None
     branch_seed: int | None
     mirror: Node | None
     size_px: tuple[int, int] | None
     normalization: Normalization | None
-
-    @property
-    def mixes(self) -> bool:
-        """Whether any branch changes pixels in the graph."""
-        return any(name in self.shares for name in ("cutmix", "mixup"))

@@ -105,6 +105,8 @@ GRAPHS: Mapping[str, Graph] = {
     "mixup": functools.partial(_mixed, mixing=mix.mixup),
     "random_mix": _sized,
     "random_mix, size read": functools.partial(_mixed, mixing=mix.random_mix),
+    "resizemix": functools.partial(_sized, choices={mix.ResizeMix(): 1.0}),
+    "random_mix with resizemix": functools.partial(_sized, choices={"cutmix": 0.3, "mixup": 0.3, "resizemix": 0.4}),
     "cutmix elem": functools.partial(_mixed, mixing=mix.cutmix, mode="elem"),
     "mixup elem": functools.partial(_mixed, mixing=mix.mixup, mode="elem"),
     "random_mix elem": functools.partial(_sized, mode="elem"),

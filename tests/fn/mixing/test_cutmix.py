@@ -3,8 +3,8 @@ import pytest
 from nvidia.dali import fn, pipeline_def, types
 
 from dali_mix import fn as mix
-from dali_mix.fn.mixing.portable.boxes import box_sides
-from dali_mix.fn.mixing.portable.cutmix import _without_empty_box
+from dali_mix.fn.mixing.boxes import box_sides
+from dali_mix.fn.mixing.portable.pixels import _without_empty_box
 from tests import oracle
 from tests.graphs import images_of, run_graph
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dali_mix import fn as mix
-from dali_mix.fn.mixing.portable.mixup import fixed_point_weights
+from dali_mix.fn.mixing.portable.pixels import fixed_point_weights
 from tests import oracle
 from tests.graphs import images_of, run_graph
 

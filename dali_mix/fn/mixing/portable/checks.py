@@ -45,6 +45,11 @@ def images_must_be_hwc(images: Node) -> Node:
     return fn.slice(shape * 0, start=wrong * 4, shape=[1], axes=[0], out_of_bounds_policy="error")
 
 
+def image_size(images: Node) -> Node:
+    """int32 (2,) = H, W of HWC images, in pixels; stops at others."""
+    return images.shape(dtype=types.INT32)[:2] + images_must_be_hwc(images)
+
+
 def images_must_have_the_image_size(images: Node, size_px: tuple[int, int]) -> Node:
     """int32 (): stops at images of another height or width."""
     shape = images.shape(dtype=types.INT32)

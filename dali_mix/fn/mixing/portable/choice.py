@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 
 import numpy as np
 from nvidia.dali import fn, types
 
+from dali_mix import branches
 from dali_mix.fn import graph
 from dali_mix.fn.graph import Node
 from dali_mix.fn.image.normalize import normalize
-from dali_mix.fn.mixing.params import MixParams
-from dali_mix.fn.mixing.portable.checks import images_must_have_the_image_size
-from dali_mix.fn.mixing.portable.cutmix import apply_cutmix, draw_box
+from dali_mix.fn.mixing.drawing import Drawing
+from dali_mix.fn.mixing.params import Draw, MixParams
+from dali_mix.fn.mixing.portable.checks import image_size, images_must_have_the_image_size
 from dali_mix.fn.mixing.portable.draws import draw_partner
-from dali_mix.fn.mixing.portable.mixup import apply_mixup, draw_weight
 from dali_mix.fn.mixing.portable.targets import soft_targets
-from dali_mix.fn.mixing.recipe import BRANCHES, MixedBatch, Recipe
+from dali_mix.fn.mixing.recipe import MixedBatch, Recipe
+from dali_mix.fn.mixing.routing import in_branch
+
+_FEW = 16
+"""Codes up to here are places in a list."""
 
 
 def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
@@ -30,25 +35,21 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     partner = draw_partner(recipe.pairing, graph.random_op("mix", recipe.seed))
     if recipe.size_px is not None:
         partner += images_must_have_the_image_size(images, recipe.size_px)
-    box = types.Constant(np.zeros(4, np.int32))
-    lam = dict.fromkeys(shares, graph.constant(1, types.FLOAT))
-    if "cutmix" in shares:
-        op = graph.random_op("cutmix", recipe.seed)
-        box, lam["cutmix"] = draw_box(images, op, recipe.cutmix_alpha, 1.0, recipe.mode, recipe.minmax)
-    if "mixup" in shares:
-        op = graph.random_op("mixup", recipe.seed)
-        lam["mixup"] = draw_weight(op, recipe.mixup_alpha, 1.0, recipe.mode)
-    params = MixParams(partner, box, _of_branch(lam, branch))
+    unmixed = Draw(types.Constant(np.zeros(4, np.int32)), graph.constant(1, types.FLOAT))
+    draws = dict.fromkeys(shares, unmixed)
+    for name, method in recipe.methods.items():
+        op = graph.random_op(name, recipe.seed)
+        draws[name] = method.drawn(Drawing(op, recipe.mode, functools.partial(image_size, images)))
+    params = MixParams(partner, unmixed.box, _of_branch({name: draw.lam for name, draw in draws.items()}, branch))
     targets = soft_targets(labels, params, num_classes=recipe.num_classes, smoothing=recipe.smoothing)
-    for name, apply in (("cutmix", apply_cutmix), ("mixup", apply_mixup)):
-        if name in shares:
-            images = _in_branch(name, shares, branch, apply, images, params)
+    for name, method in recipe.methods.items():
+        images = in_branch(method, branch if len(shares) > 1 else None, images, partner, draws[name])
     return MixedBatch(normalize(images, recipe.normalization), targets, labels, branch)
 
 
 def _draw_branch(shares: Mapping[str, float], branch_seed: int | None) -> Node:
     """int32 (), one for the batch: the code of the branch whose stretch of [0, 1) the draw falls into."""
-    codes = [BRANCHES[name] for name in shares]
+    codes = [branches.code_of(name) for name in shares]
     branch = graph.constant(codes[0], types.INT32)
     if len(codes) == 1:
         return branch
@@ -63,26 +64,12 @@ def _draw_branch(shares: Mapping[str, float], branch_seed: int | None) -> Node:
 def _of_branch(values: Mapping[str, Node], branch: Node) -> Node:
     """The value of the branch that was drawn."""
     first, *others = values.values()
-    return fn.stack(*(values.get(name, first) for name in BRANCHES))[branch] if others else first
-
-
-def _in_branch(
-    name: str,
-    shares: Mapping[str, float],
-    branch: Node,
-    apply: Callable[[Node, MixParams], Node],
-    images: Node,
-    params: MixParams,
-) -> Node:
-    """Apply a method to the batches of its branch; the others pass untouched."""
-    if len(shares) == 1:
-        return apply(images, params)
-
-    def mix(images: Node, *params: Node) -> Node:
-        return apply(images, MixParams(*params))
-
-    return graph.route(branch == BRANCHES[name], mix, _untouched, images, *params)
-
-
-def _untouched(images: Node, *params: Node) -> Node:
-    return images
+    if not others:
+        return first
+    rows = {branches.code_of(name): value for name, value in values.items()}
+    if max(rows) <= _FEW:
+        return fn.stack(*(rows.get(code, first) for code in range(max(rows) + 1)))[branch]
+    row = graph.constant(0, types.INT32)
+    for place, code in enumerate(rows):
+        row += fn.cast(branch == code, dtype=types.INT32) * place
+    return fn.stack(*rows.values())[row]

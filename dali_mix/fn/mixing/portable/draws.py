@@ -1,11 +1,32 @@
-"""What all methods draw alike: the partner, and who shares a draw."""
+"""What all methods draw alike: the partner, and whether a draw is used."""
 
 from __future__ import annotations
 
-from nvidia.dali import fn
+from typing import TYPE_CHECKING
+
+import numpy as np
+from nvidia.dali import fn, types
 
 from dali_mix.fn import graph
 from dali_mix.fn.graph import Node, OpArguments
+from dali_mix.fn.mixing.drawing import Drawing
+from dali_mix.fn.mixing.params import Draw, MixParams
+from dali_mix.fn.mixing.portable.checks import image_size
+
+if TYPE_CHECKING:
+    from dali_mix.fn.mixing.base import GraphMethod
+
+
+def draw(method: GraphMethod, images: Node, *, prob: float, mode: str, pairing: str, seed: int | None) -> MixParams:
+    """Parameters of one method for every batch; see :func:`dali_mix.fn.draw_cutmix`."""
+    op = graph.random_op(method.name, seed)
+    partner = draw_partner(pairing, op)
+    batch = Drawing(op, mode, lambda: image_size(images))
+    boxed = method.planned is None or method.planned.boxed
+    # Before the draw: a checkpoint knows operators by their number in the graph.
+    no_box = None if boxed else types.Constant(np.zeros(4, np.int32))
+    box, lam, *_ = _used(method.drawn(batch), prob, batch)
+    return MixParams(partner, no_box if box is None else box, lam)
 
 
 def draw_partner(pairing: str, op: OpArguments) -> Node:
@@ -22,10 +43,11 @@ def draw_partner(pairing: str, op: OpArguments) -> Node:
     return batch_size - 1 - graph.sample_index(permutation, batch_size)
 
 
-def share_draws(draws: Node, mode: str) -> Node:
-    """Spread per-sample draws as ``mode`` says: one for the batch, one per pair, one per sample."""
-    if mode == "batch":
-        return graph.share_first(draws)
-    if mode == "pair":
-        return graph.share_in_pairs(draws, graph.batch_size_of("mode='pair'"))
-    return draws
+def _used(drawn: Draw, prob: float, batch: Drawing) -> Draw:
+    """What was drawn, or, but with this probability, nothing: an empty box, and lam 1."""
+    if prob == 1:
+        return drawn
+    coin = batch.share(fn.random.uniform(range=[0.0, 1.0], **batch.op("coin")))
+    other = 1.0 - drawn.lam
+    used = fn.cast(coin < prob, dtype=types.INT32)
+    return drawn._replace(box=None if drawn.box is None else drawn.box * used, lam=1.0 - other * used)

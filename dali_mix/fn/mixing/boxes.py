@@ -10,14 +10,8 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
 from dali_mix.fn.graph import Node
-from dali_mix.fn.mixing.portable.checks import images_must_be_hwc
 
 _EDGES_OF_SIDE = np.array([[-0.5], [0.5]], np.float32)
-
-
-def image_size(images: Node) -> Node:
-    """int32 (2,) = H, W of HWC images, in pixels; stops at others."""
-    return images.shape(dtype=types.INT32)[:2] + images_must_be_hwc(images)
 
 
 def edges_around(centre: Node, side: Node) -> Node:
@@ -37,7 +31,7 @@ def box_of_edges(size_px: Node, edges: Node) -> Node:
     """The paper's box: clipped to the image, then rounded to whole pixels.
 
     Args:
-        size_px: int32 (2,) from :func:`image_size`.
+        size_px: int32 (2,) height and width.
         edges: float32 (2, 2) from :func:`edges_around`.
 
     Returns:
@@ -56,7 +50,7 @@ def box_between(size_px: Node, minmax: tuple[float, float], side: Node, place: N
     """A box with independent sides between two shares of the image, wholly inside it.
 
     Args:
-        size_px: int32 (2,) from :func:`image_size`.
+        size_px: int32 (2,) height and width.
         minmax: smallest and largest side, as shares of the image side.
         side: float32 (2,), uniform in [0, 1): picks height and width, both ends included.
         place: float32 (2,), uniform in [0, 1): picks the top-left corner among all that fit.
