@@ -42,7 +42,7 @@ def test_a_users_own_pipelines_package_is_no_obstacle(tmp_path):
 def built(tmp_path_factory):
     """A folder with the wheel and the source distribution of a copy of this tree."""
     folder, source = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("source")
-    for name in ("dali_mix", "pipelines", "docs", "docker", "tests", ".ci"):
+    for name in ("dali_mix", "pipelines", "docs", "docker", "examples", "tests", ".ci"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "built"))
     for path in ROOT.iterdir():
         if path.is_file():
@@ -72,7 +72,13 @@ def test_the_source_distribution_holds_what_tests_it_and_explains_it(built):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         held = {Path(*Path(name).parts[1:]) for name in file.getnames()}
-    tree = [*ROOT.glob("docs/*"), *ROOT.glob("docker/*"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("pipelines/*.py")]
+    tree = [
+        *ROOT.glob("docs/*"),
+        *ROOT.glob("docker/*"),
+        *ROOT.glob("examples/*.py"),
+        *ROOT.glob("tests/**/*.py"),
+        *ROOT.glob("pipelines/*.py"),
+    ]
     tree += [ROOT / name for name in "Makefile constraints.txt train_imagenet.py LICENSE README.md .gitignore".split()]
     assert [path for path in tree if path.relative_to(ROOT) not in held] == []
 

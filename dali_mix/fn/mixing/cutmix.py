@@ -33,7 +33,7 @@ class CutMix(GraphMethod):
 
     alpha: float = option(1.0, positive, "Both parameters of the Beta distribution of lam.")
     minmax: tuple[float, float] | None = option(
-        None, probability, "Smallest and largest side of the box as shares of the image's, instead of a distribution."
+        None, probability, "Smallest and largest side as shares of the image's, instead of by alpha.", nargs=2
     )
 
     def __post_init__(self) -> None:

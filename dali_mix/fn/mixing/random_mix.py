@@ -16,6 +16,8 @@ from dali_mix.fn.mixing.cutmix import CutMix
 from dali_mix.fn.mixing.mixup import Mixup
 from dali_mix.fn.mixing.recipe import MixedBatch, Normalization, Recipe
 
+_OPTIONS_OF = {CutMix.name: "cutmix_alpha and minmax have", Mixup.name: "mixup_alpha has"}
+
 
 @do_not_convert
 def random_mix(
@@ -73,6 +75,10 @@ def random_mix(
         Mixup.name: Mixup(alpha=mixup_alpha),
     }
     shares, chosen = _read_choices(choices, named)
+    for name, words in _OPTIONS_OF.items():
+        if name in chosen and chosen[name] is not named[name] and named[name] != methods()[name]():
+            value = type(named[name]).__name__
+            raise ValueError(f"{words} no effect on a value: give them to {value}(...)")
     recipe = Recipe(
         shares=shares,
         methods=chosen,
