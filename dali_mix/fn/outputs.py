@@ -53,21 +53,23 @@ def normalize(images: DataNode, mean: Sequence[float], std: Sequence[float], *, 
     return normalize_levels(images, normalization(mean, std, half=half))
 
 
-def batch_outputs(mixed: MixedBatch) -> tuple[DataNode, ...]:
+def batch_outputs(mixed: MixedBatch, *, params: bool = False) -> tuple[DataNode, ...]:
     """The outputs of a pipeline for ``MixLoader``: images that are normalized already, targets, labels, branch.
 
     Args:
         mixed: from ``random_mix``.
+        params: whether how it was mixed follows: partner, box and lam, the ``params`` of a batch.
 
     Returns:
         the images; targets float32 (K,) and labels int64 on the device of the images; branch int32 () on the CPU, so
-        that reading it waits for no GPU.
+        that reading it waits for no GPU; and, if asked for, the params on the device of the images.
     """
     images, targets, labels, branch = mixed
     labels = fn.cast(labels, dtype=types.INT64)
+    further = tuple(mixed.params) if params else ()
     if images.device == "gpu":
-        targets, labels = targets.gpu(), labels.gpu()
-    return images, targets, labels, branch
+        targets, labels, further = targets.gpu(), labels.gpu(), tuple(node.gpu() for node in further)
+    return images, targets, labels, branch, *further
 
 
 def normalized_outputs(mixed: MixedBatch, normalization: dict[str, Any]) -> tuple[DataNode, ...]:

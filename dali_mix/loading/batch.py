@@ -9,7 +9,7 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 
 from dali_mix import branches
-from dali_mix.batch import Batch
+from dali_mix.batch import Batch, BatchParams
 from dali_mix.errors import ConfigError
 from dali_mix.fn import MixedBatch, methods_of
 
@@ -18,6 +18,7 @@ UNKNOWN_LABEL = -1
 
 HOW_TO_PARSE = "bytes, as WebDataset's cls, are the digits of a number, which docs/soft_targets.md shows how to parse"
 
+_EVERY = (*MixedBatch._fields, *BatchParams._fields)
 _CHANNELS = (1, 3, 4)
 _WANTED = "images, targets, labels, branch, as random_mix gives them, or images, targets, as cutmix and mixup do"
 
@@ -39,9 +40,9 @@ class Outputs:
 
     def __init__(self, pipeline: Pipeline) -> None:
         count = pipeline.num_outputs
-        if not 2 <= count <= len(MixedBatch._fields):
+        if not 2 <= count <= len(MixedBatch._fields) and count != len(_EVERY):
             raise ConfigError(f"the pipeline has {count} output(s), MixLoader wants {_WANTED}")
-        self.names = list(MixedBatch._fields[:count])
+        self.names = list(_EVERY[:count])
         self._branch = None if "branch" in self.names else _one_branch(pipeline)
         self._channels_first: bool | None = None
 
@@ -59,7 +60,11 @@ class Outputs:
             images = images.contiguous(memory_format=torch.channels_last)
         else:
             images = images.permute(0, 3, 1, 2)
-        return Batch(images, outputs["targets"], self._labels(outputs), self._branch or _shared_branch(outputs))
+        branch = self._branch or _shared_branch(outputs)
+        batch = Batch(images, outputs["targets"], self._labels(outputs), branch)
+        if self.names != list(_EVERY):
+            return batch
+        return batch.mixed_by(BatchParams(*(outputs[name] for name in BatchParams._fields)))
 
     def _labels(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         images = outputs["images"]

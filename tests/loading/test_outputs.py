@@ -7,6 +7,7 @@ from nvidia.dali import fn, pipeline_def, types
 from dali_mix import ConfigError, DataError, MixLoader
 from dali_mix import fn as mix
 from dali_mix.data import TolerantLoader, scan_image_folder
+from dali_mix.fn.outputs import batch_outputs
 from pipelines.imagenet import imagenet_train
 
 SIZE = (9, 12)
@@ -65,6 +66,25 @@ def test_the_readmes_cutmix_goes_into_the_loader(folder):
 )
 def test_the_branch_is_that_of_the_only_method(folder, outputs, branch):
     assert first(folder, outputs).branch == branch
+
+
+def test_a_batch_tells_how_it_was_mixed_where_the_pipeline_outputs_it(folder):
+    def outputs(images, labels):
+        mixed = mix.random_mix(images, labels, num_classes=10, choices={"cutmix": 1.0}, seed=1)
+        return batch_outputs(mixed, params=True)
+
+    batch = first(folder, outputs)
+    images, targets, labels, branch = batch  # a tuple of four, as without
+    assert branch == "cutmix"
+    partner, box, lam = batch.params
+    y1, x1, y2, x2 = box.T
+    height, width = images.shape[2:]
+    torch.testing.assert_close(lam, 1 - ((y2 - y1) * (x2 - x1) / (height * width)).float())
+    one_hot = torch.nn.functional.one_hot(labels, 10).float()
+    torch.testing.assert_close(targets, lam[:, None] * one_hot + (1 - lam)[:, None] * one_hot[partner.long()])
+    assert batch.to("meta").params.box.device.type == "meta"
+    assert batch._replace(branch="mixup").params is batch.params
+    assert first(folder, lambda images, labels: mix.random_mix(images, labels, num_classes=10)).params is None
 
 
 def test_channels_first_is_served_as_it_is(folder, caplog):

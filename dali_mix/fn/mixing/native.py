@@ -62,7 +62,7 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     if set(recipe.shares) == {"none"}:
         targets = _targets(labels, 0, 1.0, recipe.num_classes, recipe.smoothing)
         branch = graph.constant(branches.code_of(branches.NONE), types.INT32)
-        return MixedBatch(_unmixed(images, recipe), targets, labels, branch)
+        return MixedBatch(_unmixed(images, recipe), targets, labels, branch).mixed_by(_no_params)
     planned = {name: method.planned for name, method in recipe.methods.items() if method.planned is not None}
     others = [method for name, method in recipe.methods.items() if name not in planned]
     choice: dict[str, Any] = {}
@@ -87,10 +87,25 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
         targets = _targets(labels, partner, placement.lam, recipe.num_classes, recipe.smoothing)
     else:
         targets = decided[6]
-    if not recipe.methods:
-        return MixedBatch(_unmixed(images, recipe), targets, labels, branch)
-    mixed = _pixels(images, partner=partner, **_given(placement), **_leaving(recipe))
-    return MixedBatch(mixed, targets, labels, branch)
+    if recipe.methods:
+        mixed = _pixels(images, partner=partner, **_given(placement), **_leaving(recipe))
+    else:
+        mixed = _unmixed(images, recipe)
+    params = functools.partial(_params_of, partner, placement)
+    return MixedBatch(mixed, targets, labels, branch).mixed_by(params)
+
+
+def _no_params() -> MixParams:
+    return _params_of(graph.constant(0, types.INT32), Draw(None, graph.constant(1, types.FLOAT)))
+
+
+def _params_of(partner: Node, placement: Draw) -> MixParams:
+    box, weight = placement.box, placement.weight
+    if box is None:
+        box = types.Constant(np.zeros(4, np.int32))
+    elif weight is not None:
+        box = box * (weight == 0.0)
+    return MixParams(partner, box, placement.lam)
 
 
 def _draw_others(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from dali_mix.fn.graph import Node
+from dali_mix.fn.mixing.params import MixParams
 
 if TYPE_CHECKING:
     from dali_mix.fn.mixing.base import GraphMethod
@@ -25,7 +26,14 @@ class Normalization(NamedTuple):
     half: bool = False
 
 
-class MixedBatch(NamedTuple):
+class _Outputs(NamedTuple):
+    images: Node
+    targets: Node
+    labels: Node
+    branch: Node
+
+
+class MixedBatch(_Outputs):
     """What :func:`dali_mix.fn.mixing.random_mix` returns, in the order in which a pipeline should output it.
 
     Fields:
@@ -36,10 +44,26 @@ class MixedBatch(NamedTuple):
             3 smmix (left unmixed for the training step), 4 resizemix, and others' own.
     """
 
-    images: Node
-    targets: Node
-    labels: Node
-    branch: Node
+    _make_params: Callable[[], MixParams] | None = None
+
+    def mixed_by(self, make_params: Callable[[], MixParams] | None) -> MixedBatch:
+        """The same, with what makes :attr:`params`."""
+        batch = MixedBatch(*self)
+        batch._make_params = make_params
+        return batch
+
+    @property
+    def params(self) -> MixParams:
+        """How the batch was mixed, as nodes that are made when they are first asked for, and cost nothing before.
+
+        The box is all zero where nothing is pasted: in branches that do not mix, and where images are blended.
+        """
+        if self._make_params is None:
+            raise ValueError("this batch was not made by random_mix, which alone knows how it was mixed")
+        return self._make_params()
+
+    def _replace(self, **changes: Node) -> MixedBatch:
+        return MixedBatch(*super()._replace(**changes)).mixed_by(self._make_params)
 
 
 @dataclass(frozen=True)

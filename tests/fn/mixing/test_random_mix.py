@@ -3,6 +3,7 @@ import pytest
 from nvidia.dali import fn, pipeline_def
 
 from dali_mix import fn as mix
+from tests import oracle
 from tests.graphs import images_of, run_graph
 
 CHOICES = {"cutmix": 0.4, "mixup": 0.3, "smmix": 0.2}
@@ -102,6 +103,31 @@ def test_bad_choices(choices, error, message):
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         run_graph(lambda x, y: mix.random_mix(x, y, **({"num_classes": 8} | options)), images_of(2))
+
+
+@pytest.mark.parametrize("choices", [CHOICES, {"mixup": 1.0}, {"resizemix": 0.5, "cutmix": 0.4}, {}])
+def test_how_a_batch_was_mixed_can_be_asked_for(choices):
+    """The params tell what the oracle needs to make the targets, and CutMix's images; they change nothing else."""
+    images = images_of(8, 32, 32)
+
+    def with_params(image_node, labels):
+        mixed = mixed_by(choices=choices, seed=3, branch_seed=3)(image_node, labels)
+        return *mixed, *mixed.params
+
+    plain = run_graph(mixed_by(choices=choices, seed=3, branch_seed=3), images, iterations=20)
+    for (*outputs, partner, box, lam), expected in zip(
+        run_graph(with_params, images, iterations=20), plain, strict=True
+    ):
+        for one, other in zip(outputs, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        mixed, targets, labels, branch = outputs
+        np.testing.assert_allclose(targets, oracle.soft_targets(labels, partner, lam, 8, 0), atol=1e-6)
+        if branch[0] in (1, 4):
+            np.testing.assert_allclose(lam, oracle.own_share(box, 32, 32), atol=1e-6)
+        else:
+            assert not box.any()
+        if branch[0] == 1:
+            np.testing.assert_array_equal(mixed, oracle.cutmix(images, partner, box))
 
 
 def make_pipeline(image_folder, checkpoint=None):

@@ -44,7 +44,9 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     targets = soft_targets(labels, params, num_classes=recipe.num_classes, smoothing=recipe.smoothing)
     for name, method in recipe.methods.items():
         images = in_branch(method, branch if len(shares) > 1 else None, images, partner, draws[name])
-    return MixedBatch(normalize(images, recipe.normalization), targets, labels, branch)
+    mixed = MixedBatch(normalize(images, recipe.normalization), targets, labels, branch)
+    boxes = {name: draw.box if draw.weight is None else unmixed.box for name, draw in draws.items()}
+    return mixed.mixed_by(lambda: params._replace(box=_of_branch(boxes, branch)))
 
 
 def _draw_branch(shares: Mapping[str, float], branch_seed: int | None) -> Node:
