@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dali_mix.batch import Batch
 from dali_mix.loading.recovery import TolerantLoader
+from dali_mix.methods import StepMethod
 from dali_mix.train.distributed import World, shared_rng
 from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.output import Progress
@@ -116,7 +117,7 @@ class Trainer:
         for index, batch in _numbered(loader, statistics, steps):
             batch = batch.to(self.world.device)  # elsewhere only with --dali-device
             method = self.step.method_of(batch.branch)
-            plan = method.plan(batch.images.shape[-2:], shared_rng(self.seed, epoch, index))
+            plan = self._draw_plan(method, batch, epoch, index)
             with self.updater.precision.autocast():
                 self.watch(batch, plan)
             statistics.lr, statistics.img_size = self.learning_rate, batch.images.shape[-1]
@@ -143,6 +144,11 @@ class Trainer:
         """First batch of the group that makes an update with this one, and the end of the group."""
         first = index - index % self.accumulate
         return first, min(first + self.accumulate, steps)
+
+    def _draw_plan(self, method: StepMethod, batch: Batch, epoch: int, index: int) -> Any:
+        if type(method).plan is StepMethod.plan:
+            return None  # a generator that draws nothing would take longer than all else that the loop does
+        return method.plan(batch.images.shape[-2:], shared_rng(self.seed, epoch, index))
 
     def _train_batch(self, batch: Batch, plan: Any, group: int, exchange: bool) -> Tensor:
         """Forward and backward of one of the ``group`` batches of an update; returns its losses, (1 + parts,)."""

@@ -63,8 +63,9 @@ class TrainStep(nn.Module):
         """
         method = self.method_of(batch.branch)
         result = method(batch, plan)
-        parts = torch.stack([result[part] for part in method.parts]).detach().unbind() if method.parts else ()
-        loss = result["loss"].clone() if self._by_part else result["loss"]
+        loss, parts = result["loss"], [result[part].detach() for part in method.parts]
+        if self._by_part:
+            loss, parts = loss.clone(), list(torch.stack(parts).unbind()) if parts else []
         output = {"loss": self._with_idle(loss, method), "output": result["output"]}
         return output | dict(zip(method.parts, parts, strict=True))
 
