@@ -10,7 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from dali_mix import native
+from dali_mix import branches, native
+from dali_mix.methods import base
 from dali_mix.sources.synthetic import write_synthetic_folder
 from tests.implementations import need_native
 
@@ -63,3 +64,14 @@ def real_images() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip(f"needs real photographs: set {REAL_IMAGES} to an ImageFolder directory")
     return Path(folder)
+
+
+@pytest.fixture
+def registry():
+    """What a test registers is gone after it."""
+    tables = (base._registered, branches._codes)
+    before = [dict(table) for table in tables]
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)

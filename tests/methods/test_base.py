@@ -12,7 +12,7 @@ from torch import nn
 
 from dali_mix import branches
 from dali_mix.errors import ConfigError
-from dali_mix.methods import Plain, SMMixStep, StepMethod, base, known_parts, register, registered
+from dali_mix.methods import Plain, SMMixStep, StepMethod, known_parts, register, registered
 from dali_mix.methods.old_checkpoints import with_losses, with_methods
 from dali_mix.options import option, positive
 from dali_mix.train import model as building
@@ -26,11 +26,7 @@ from tests.train.updates import CLASSES, VIT, batch_of, build, parsed, tiny_cnn,
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    """What a test registers is gone after it."""
-    monkeypatch.setattr(base, "_registered", dict(base._registered))
-    monkeypatch.setattr(branches, "_codes", dict(branches._codes))
+pytestmark = pytest.mark.usefixtures("registry")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""The step method of examples/, which knows this package as a stranger does, in the trainer."""
+
+import csv
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from dali_mix.methods import registered
+from dali_mix.train.checkpoint.store import Position
+from tests.train.recovery.runs import assert_same_result, cut_off
+from tests.train.updates import CLASSES, batch_of, tiny_cnn
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "step_method.py"
+
+
+@pytest.fixture
+def example(registry):
+    runpy.run_path(str(EXAMPLE))
+    return registered()[-1]
+
+
+def test_it_is_one_small_file():
+    assert len(EXAMPLE.read_text().splitlines()) <= 40
+
+
+def test_its_losses_are_what_it_says(example):
+    torch.manual_seed(0)
+    method = example(tiny_cnn().eval(), CLASSES, options=example.Options(alpha=2.0, weight=3.0))
+    batch, lam = batch_of("ict"), 0.3
+    result = method(batch, lam)
+    images, targets = (lam * values + (1 - lam) * values.flip(0) for values in (batch.images, batch.targets))
+    with torch.no_grad():
+        logits, unmixed = method.model(images), method.model(batch.images).softmax(1)
+    own = -(targets * logits.log_softmax(1)).sum(1).mean()
+    taught = (logits.softmax(1) - lam * unmixed - (1 - lam) * unmixed.flip(0)).square().sum(1).mean()
+    actual = [result[name].item() for name in ("classification", "interpolation", "loss")]
+    assert actual == pytest.approx([own.item(), taught.item(), (own + 3 * taught).item()], rel=1e-5)
+
+
+def test_a_run_leaves_its_loss_and_its_picture_and_goes_on_exactly(example, train, monkeypatch, tmp_path):
+    for room in ("data", "model"):
+        monkeypatch.setattr(f"dali_mix.train.{room}.mixing_choices", lambda settings: {"ict": 0.5, "cutmix": 0.3})
+    flags = ("--model-ema", "--checkpoint-steps", 2, "--checkpoint-hist", 100)
+    code, _, err = train(*flags, "--experiment", "run")
+    assert code == 0, err
+    with (tmp_path / "run" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert all(float(row["train_interpolation"]) > 0 and row["train_consistency"] == "" for row in rows)
+    with Image.open(tmp_path / "run" / "preview.png") as picture:
+        assert picture.height == 8 + 2 * 212  # a row of its own below that of CutMix
+    cut_off(tmp_path / "run", tmp_path / "cut", Position(1, 3))
+    code, _, err = train(*flags, "--experiment", "cut", "--auto-resume")
+    assert code == 0, err
+    assert "exactly, at epoch 2" in err
+    assert_same_result(tmp_path / "cut", tmp_path / "run")
+    assert "head.weight" in load_file(tmp_path / "run" / "model.safetensors")
