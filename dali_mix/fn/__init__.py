@@ -17,6 +17,7 @@ from dali_mix.fn.image.normalize import normalize as normalize
 from dali_mix.fn.image.settings import Augmentation as Augmentation
 from dali_mix.fn.implementation import implementation_of as implementation_of
 from dali_mix.fn.mixing.base import GraphMethod as GraphMethod
+from dali_mix.fn.mixing.base import methods as methods
 from dali_mix.fn.mixing.base import register as register
 from dali_mix.fn.mixing.cutmix import CutMix as CutMix
 from dali_mix.fn.mixing.cutmix import apply_cutmix as apply_cutmix

@@ -78,9 +78,13 @@ def random_mix(images, labels):
     return mix.random_mix(images, labels, num_classes=6, choices={"cutmix": 0.5, "mixup": 0.5})
 
 
+def resizemix(images, labels):
+    return mix.random_mix(images, labels, num_classes=6, choices={mix.ResizeMix(): 0.7, "cutmix": 0.3}, mode="elem")
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize(
-    ("operator", "tolerance"), [(cutmix, 0), (cutmix_with_empty_boxes, 0), (mixup, 1), (random_mix, 1)]
+    ("operator", "tolerance"), [(cutmix, 0), (cutmix_with_empty_boxes, 0), (mixup, 1), (random_mix, 1), (resizemix, 1)]
 )
 def test_operators_equal_the_cpu_backend(operator, tolerance, dtype):
     """Equal draws; CutMix to the pixel, Mixup within one level of rounding, targets within 1e-6."""

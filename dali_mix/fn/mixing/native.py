@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
         targets = _targets(labels, 0, 1.0, recipe.num_classes, recipe.smoothing)
         branch = graph.constant(branches.code_of(branches.NONE), types.INT32)
         return MixedBatch(_unmixed(images, recipe), targets, labels, branch).mixed_by(_no_params)
-    planned = {name: method.planned for name, method in recipe.methods.items() if method.planned is not None}
+    planned = _planned(recipe.methods)
     others = [method for name, method in recipe.methods.items() if name not in planned]
     choice: dict[str, Any] = {}
     if recipe.branch_seed is not None:
@@ -93,6 +93,16 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
         mixed = _unmixed(images, recipe)
     params = functools.partial(_params_of, partner, placement)
     return MixedBatch(mixed, targets, labels, branch).mixed_by(params)
+
+
+def _planned(methods: Mapping[str, GraphMethod]) -> dict[str, Planned]:
+    """What the operator draws: it takes one ``minmax`` for all boxes, so that who has another draws by itself."""
+    planned: dict[str, Planned] = {}
+    for name, method in methods.items():
+        own = method.planned
+        if own and all(own.minmax == other.minmax for other in planned.values() if other.boxed == own.boxed):
+            planned[name] = own
+    return planned
 
 
 def _no_params() -> MixParams:
@@ -171,7 +181,7 @@ def _plan(op: graph.OpArguments, methods: dict[str, Planned], samples: Node, **o
         methods=[planned.operation for planned in methods.values()],
         codes=[branches.code_of(name) for name in methods],
         alphas=[planned.alpha for planned in methods.values()],
-        minmax=[side for planned in methods.values() for side in planned.minmax],
+        minmax=list(max(planned.minmax for planned in methods.values())),
         **op("plan"),
         **options,
     )

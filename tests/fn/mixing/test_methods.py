@@ -65,6 +65,14 @@ class FadeMix(mix.GraphMethod):
         return mix.Draw(box, lam, source=batch.whole, weight=weight)
 
 
+@mix.register
+@dataclass(frozen=True)
+class LabelMix(mix.CutMix):
+    """Boxes as CutMix draws them, for a training step that makes labels of its own."""
+
+    name = "labelmix"
+
+
 def mixed_by(choices, **options):
     def graph(images, labels):
         return tuple(mix.random_mix(images, labels, num_classes=16, choices=choices, seed=3, branch_seed=5, **options))
@@ -155,6 +163,16 @@ def test_other_methods_leave_the_streams_of_ours_alone():
             for other in others:
                 for a, b in zip(one, other, strict=True):
                     np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("minmax", [None, (0.5, 0.5), (0.25, 0.25)])
+def test_a_method_derived_from_cutmix_draws_boxes_of_its_own(minmax):
+    choices = {mix.CutMix(minmax=(0.25, 0.25)): 0.4, LabelMix(minmax=minmax): 0.4, "mixup": 0.2}
+    areas = {"cutmix": set(), "labelmix": set(), "mixup": set()}
+    for _, targets, _, branch in run_graph(mixed_by(choices), images_of(8, 16, 16), iterations=30):
+        areas[branches.name_of(int(branch[0]))].add(round(1 - float(targets.diagonal()[0]), 6))
+    assert areas["cutmix"] == {1 / 16}
+    assert areas["labelmix"] == {minmax[0] ** 2} if minmax else len(areas["labelmix"]) > 5
 
 
 def make_pipeline(folder, checkpoint=None):
