@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, pipeline_def, types
@@ -43,7 +44,7 @@ MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 """Of the training images, as clovaai's code has them."""
 
-_MIXING, _OUTPUT, _READING = Mixing(smoothing=0.0, mixup_alpha=1.0), Output(mean=MEAN, std=STD), Reading()
+_MIXING, _OUTPUT, _READING = Mixing(smoothing=0.0), Output(mean=MEAN, std=STD), Reading()
 _LOOKED_AT = 16
 """Files whose headers are read before anything is made; the graph itself refuses the others."""
 
@@ -54,7 +55,7 @@ def cifar_train(
     batch_size: int,
     img_size: int = 32,
     padding: int = 4,
-    choices: Mapping[str, float] = MappingProxyType({"cutmix": 0.5}),
+    choices: Mapping[Any, float] = MappingProxyType({"cutmix": 0.5}),
     mixing: Mixing = _MIXING,
     output: Output = _OUTPUT,
     reading: Reading = _READING,

@@ -31,7 +31,8 @@ What all pipelines here and in ``pipelines.cifar`` take:
 
 What training pipelines take besides:
 
-    choices: probability per batch of "cutmix", "mixup" and "smmix"; the rest is left unmixed.
+    choices: probability per batch of each method, by its name ("cutmix", "mixup", "resizemix", "smmix") or as a value,
+        such as ``CutMix(alpha=0.5)``; the rest is left unmixed.
     mixing: label smoothing, and how a batch is mixed.
     seed: for crops, augmentation and mixing; ``shard_id`` is added, so that ranks differ.
 """
@@ -82,7 +83,7 @@ def imagenet_train(
     batch_size: int,
     img_size: int | Callable[[int, int], int] = 224,
     num_classes: int | None = None,
-    choices: Mapping[str, float] = MappingProxyType({"cutmix": 0.5, "mixup": 0.5}),
+    choices: Mapping[Any, float] = MappingProxyType({"cutmix": 0.5, "mixup": 0.5}),
     crop: Crop = _CROP,
     augmentation: Augmentation = _AUGMENTATION,
     mixing: Mixing = _MIXING,

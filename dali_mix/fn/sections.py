@@ -14,6 +14,7 @@ from dali_mix.fn.image.settings import IMAGENET_MEAN, IMAGENET_STD
 from dali_mix.options import Needs, option, probability
 
 _DALIS_OWN = DecoderSettings()
+_MIXED = Needs(("mixup", "cutmix"), unsaid=("cutmix_minmax", "mix"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,17 +24,12 @@ class Mixing:
     Fields:
         mode: "batch", "pair" or "elem": who shares a draw; pairs are i and B-1-i in mode "pair".
         smoothing: label smoothing in [0, 1].
-        cutmix_alpha, mixup_alpha: parameters of the Beta distributions.
-        minmax: smallest and largest side of CutMix's box as shares of the image's, instead of ``cutmix_alpha``.
     """
 
     mode: str = option("batch", None,
         "Whether a draw is shared by the batch, by a pair of images, or by none.", flag="mixup_mode",
-        needs=Needs(("mixup", "cutmix"), unsaid=("cutmix_minmax",)), choices=("batch", "pair", "elem"))  # fmt: skip
+        needs=_MIXED, choices=("batch", "pair", "elem"))  # fmt: skip
     smoothing: float = option(0.1, probability, "Label smoothing, inside the soft targets.", metavar="S")
-    cutmix_alpha: float = 1.0
-    mixup_alpha: float = 0.8
-    minmax: tuple[float, float] | None = None
 
     def arguments(self) -> dict[str, Any]:
         """What ``random_mix`` takes of it."""

@@ -18,10 +18,9 @@ from torch import nn
 from dali_mix.errors import ConfigError
 from dali_mix.text import show
 from dali_mix.train.class_names import read_class_names
-from dali_mix.train.distributed import World
 from dali_mix.train.model import create_model
-from dali_mix.train.settings import build_parser
 from dali_mix.train.settings.files import read_config
+from dali_mix.train.settings.sections import Settings
 from dali_mix.train.weights import export_to_hub_folder, load_weights, require_new_folder
 
 
@@ -40,25 +39,28 @@ def export(run: Path, out: Path, ema: bool = False) -> Path:
     if not weights.is_file():
         raise ConfigError(f"{weights} does not exist; give the folder of a finished run{' with --model-ema' * ema}")
     require_new_folder(out)  # before the work is done, not after
-    settings = _settings(run)
-    model, config = create_model(settings, settings.num_classes, World(0, 1, torch.device("cpu")))
-    if settings.bn_eps is not None and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+    settings, num_classes = _settings(run)
+    own, bn_eps = settings.model, settings.batch_norm.bn_eps
+    model, config = create_model(
+        own, num_classes, torch.device("cpu"), batch_norm=settings.batch_norm, channels_last=False
+    )
+    if bn_eps is not None and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         # It is neither in the weights nor in timm's config: the exported model would answer differently.
-        raise ConfigError(f"{run} was trained with --bn-eps {settings.bn_eps:g}, which timm's config cannot hold")
+        raise ConfigError(f"{run} was trained with --bn-eps {bn_eps:g}, which timm's config cannot hold")
     load_weights(model, weights, whole=True)
-    export_to_hub_folder(model, out, model_name=settings.model, classes=read_class_names(run), config=config)
+    export_to_hub_folder(model, out, model_name=own.model, classes=read_class_names(run), config=config)
     return out
 
 
-def _settings(run: Path) -> argparse.Namespace:
+def _settings(run: Path) -> tuple[Settings, int]:
+    """Those of a run that make its model, and its number of classes."""
     content = read_config(run / "args.yaml", flag="")
     if not isinstance(content.get("num_classes"), int):
         raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it names no num_classes")
     if not isinstance(content.get("model"), str) or not isinstance(content.get("model_kwargs", {}), dict):
         raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it needs a model, and model_kwargs by name")
     # The weights come from the run, so those it started with are not needed, nor need they still be there.
-    ours = {"pretrained": False, "pretrained_path": None, "channels_last": False}
-    return argparse.Namespace(**(vars(build_parser().parse_args([])) | content | ours))
+    return Settings.of(content | {"pretrained": False, "pretrained_path": None}), content["num_classes"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

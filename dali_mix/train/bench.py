@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import time
@@ -19,7 +18,8 @@ from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.loop import Trainer
 from dali_mix.train.output import Progress, table
-from dali_mix.train.settings.choices import mixing_choices
+from dali_mix.train.settings.choices import shares
+from dali_mix.train.settings.sections import Settings
 
 WARM_UP = 6
 """Updates that do not count, at least: kernels are chosen and compiled, buffers grow, and what the pipeline had made
@@ -133,27 +133,27 @@ class Benchmark:
         self._branches[batch.branch] += 1
 
 
-def report(trainer: Trainer, loader: TolerantLoader, args: argparse.Namespace, updates: int) -> str | None:
+def report(trainer: Trainer, loader: TolerantLoader, settings: Settings, updates: int) -> str | None:
     """Time some updates, after those that do not count.
 
     Args:
         trainer: new.
         loader: at the beginning of an epoch.
-        args: checked settings.
+        settings: of the run.
         updates: that count.
 
     Returns:
         Lines for the main rank to print; None on the others.
     """
     bench = Benchmark(trainer, loader)
-    choices = mixing_choices(args)
+    choices = shares(settings.methods)
     branches = [*choices, *(["none"] if sum(choices.values()) < 1 - 1e-9 else [])]
     warm_up = bench.warm_up(branches)
     steady = bench.phase(updates)
     gathered = trainer.world.gather((bench.start_up_s, warm_up, steady))
     if gathered is None:
         return None
-    lines = _lines(trainer, gathered, args.batch_size, bench.epochs)
+    lines = _lines(trainer, gathered, settings.reading.batch_size, bench.epochs)
     if missing := bench.missing(branches):
         lines.append(("note", f"{' and '.join(missing)} came less than twice in the warm-up: what they compile counts"))
     return table(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,7 @@ from dali_mix.sources.listing import is_folder
 from dali_mix.sources.synthetic import write_synthetic_folder
 from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.distributed import World
-from dali_mix.train.settings.choices import mixing_choices
+from dali_mix.train.settings.choices import choices
 from dali_mix.train.settings.sections import Methods, Settings
 from dali_mix.train.sizes import SizeSchedule
 from dali_mix.train.splits import open_splits
@@ -56,18 +55,18 @@ class Data:
     listed: tuple[ImageFolder, ...]
 
 
-def open_data(args: argparse.Namespace, world: World) -> Data:
+def open_data(settings: Settings, world: World) -> Data:
     """List the images and check the class count."""
-    data_dir = _write_demo_data(args.output, world) if args.demo else args.data_dir
-    if not is_folder(data_dir):
+    data_dir = _write_demo_data(settings.run.output, world) if settings.entry.demo else settings.data.data_dir
+    if data_dir is None or not is_folder(data_dir):
         raise ConfigError(f"--data-dir {data_dir} does not exist; give a folder with train/ and val/")
-    train, val, listed = open_splits(args, data_dir)
+    train, val, listed = open_splits(settings.data, data_dir, settings.run.eval_only)
     found = len(val.classes)
-    if args.num_classes is not None and args.num_classes != found:
+    if settings.data.num_classes is not None and settings.data.num_classes != found:
         source = train.root if train else val.root
         raise ConfigError(
-            f"--num-classes {args.num_classes} contradicts the {found} class folders in {source}; leave the flag "
-            f"out, or point --data-dir at the right data"
+            f"--num-classes {settings.data.num_classes} contradicts the {found} class folders in {source}; leave the "
+            f"flag out, or point --data-dir at the right data"
         )
     return Data(train, val, found, listed)
 
@@ -104,7 +103,7 @@ class Loaders:
     """Makes the loaders of this rank.
 
     Args:
-        args: checked settings.
+        settings: of the run.
         data: from :func:`open_data`.
         config: of the model (timm's ``resolve_input_data_config``).
         world: this rank.
@@ -116,35 +115,34 @@ class Loaders:
     """
 
     def __init__(
-        self, args: argparse.Namespace, data: Data, config: dict[str, Any], world: World, pipelines: Pipelines
+        self, settings: Settings, data: Data, config: dict[str, Any], world: World, pipelines: Pipelines
     ) -> None:
-        if args.pipeline not in pipelines:
-            raise ConfigError(f"--pipeline {args.pipeline} is unknown; there are {', '.join(pipelines)}")
-        self._args, self._data, self._world = args, data, world
-        self._settings = Settings.of(vars(args))
-        self._build_train, self._build_val = pipelines[args.pipeline]
-        on_gpu = (args.dali_device or ("cpu" if args.device == "cpu" else "gpu")) == "gpu"
+        if settings.data.pipeline not in pipelines:
+            raise ConfigError(f"--pipeline {settings.data.pipeline} is unknown; there are {', '.join(pipelines)}")
+        self._settings, self._data, self._world = settings, data, world
+        self._build_train, self._build_val = pipelines[settings.data.pipeline]
+        on_gpu = (settings.reading.dali_device or ("cpu" if settings.device.device == "cpu" else "gpu")) == "gpu"
         self._common: dict[str, Any] = {
             "img_size": square_side(config),
             "num_classes": data.num_classes,
             # Autocast takes half images as they are.  For bfloat16 too: DALI has no such type, and float16 is finer for
             # values of this size, so what the first layer rounds is what it would have rounded anyway.
-            "output": Output(mean=config["mean"], std=config["std"], half=args.amp),
+            "output": Output(mean=config["mean"], std=config["std"], half=settings.precision.amp),
             "reading": Reading(
                 shard_id=world.rank,
                 num_shards=world.size,
                 device_id=world.device.index or 0,
-                prefetch_queue_depth=args.dali_prefetch,
+                prefetch_queue_depth=settings.reading.dali_prefetch,
                 decoder_settings=self._settings.decoder,
             ),
             # Without an explicit choice the pipeline looks for a GPU itself, and says if there is none.
             "device": "gpu" if on_gpu else "cpu",
-            "num_threads": args.workers,
+            "num_threads": settings.reading.workers,
         }
         self._config = config
         self.backend = "gpu" if on_gpu and torch.cuda.is_available() else "cpu"
-        self.sizes = SizeSchedule.from_args(args)
-        self.bad_files = BadFiles(args.on_bad_image, args.max_bad_fraction)
+        self.sizes = SizeSchedule.of(settings.sizes, settings.schedule.epochs, settings.run.seed)
+        self.bad_files = BadFiles(settings.recovery.on_bad_image, settings.recovery.max_bad_fraction)
 
     @property
     def augments(self) -> bool:
@@ -156,7 +154,7 @@ class Loaders:
         """Every validation image once, over all ranks."""
         folder = self._data.val
         settings = self._common | {
-            "batch_size": self._args.validation_batch_size or self._args.batch_size,
+            "batch_size": self._settings.reading.validation_batch_size or self._settings.reading.batch_size,
             "crop_pct": self._config["crop_pct"],
             "crop_mode": self._config["crop_mode"],
             "interpolation": self._config["interpolation"],
@@ -177,18 +175,12 @@ class Loaders:
         Raises:
             ConfigError: if there are fewer images than one batch.
         """
-        args, own = self._args, self._settings
-        seed = args.seed + first_epoch * _SEED_PER_EPOCH
+        own = self._settings
+        seed = own.run.seed + first_epoch * _SEED_PER_EPOCH
         settings = self._common | {
-            "batch_size": args.batch_size,
-            "choices": mixing_choices(args) if mixing else {},
-            # Where a method is off its alpha is never used, but must be legal.
-            "mixing": replace(
-                own.mixing,
-                cutmix_alpha=args.cutmix or 1.0,
-                mixup_alpha=args.mixup or 1.0,
-                minmax=tuple(args.cutmix_minmax) if args.cutmix_minmax else None,
-            ),
+            "batch_size": own.reading.batch_size,
+            "choices": choices(own) if mixing else {},
+            "mixing": own.mixing,
             "crop": replace(own.crop, interpolation=self._config["interpolation"]) if own.crop.no_aug else own.crop,
             "augmentation": augmentation(own),
             "reading": replace(self._common["reading"], branch_seed=seed),
@@ -215,7 +207,7 @@ class Loaders:
                     if flags[name] != defaults[name]:
                         flag = name.replace("_", "-")
                         raise ConfigError(
-                            f"--{flag} has no effect with --pipeline {self._args.pipeline}: "
+                            f"--{flag} has no effect with --pipeline {self._settings.data.pipeline}: "
                             f"{build.__name__} has no parameter {parameter!r}"
                         )
 

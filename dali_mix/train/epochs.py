@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.sources.changes import FolderWatch
 from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
-from dali_mix.train.checkpoint.folders import CHECKPOINTS, end_start
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.checkpoint.saver import Saver
 from dali_mix.train.checkpoint.state import (
@@ -35,6 +33,8 @@ from dali_mix.train.model import build_trainer, describe
 from dali_mix.train.output import Progress
 from dali_mix.train.output.folder import RunFolder
 from dali_mix.train.output.preview import Preview
+from dali_mix.train.run_folder import CHECKPOINTS, end_start
+from dali_mix.train.settings.sections import Settings
 from dali_mix.train.signals import Stopped, StopRequest, stop_signals
 from dali_mix.train.step import TrainStep
 
@@ -45,7 +45,7 @@ class Epochs:
     """The epochs of a run.
 
     Args:
-        args: checked settings.
+        settings: of the run.
         world: this rank.
         data: the images.
         step: new, its model on the device.
@@ -60,7 +60,7 @@ class Epochs:
 
     def __init__(
         self,
-        args: argparse.Namespace,
+        settings: Settings,
         world: World,
         data: Data,
         step: TrainStep,
@@ -69,14 +69,14 @@ class Epochs:
         start: Start,
         identity: dict[str, Any],
     ) -> None:
-        self._args, self._world, self._data = args, world, data
+        self._settings, self._world, self._data = settings, world, data
         self._loaders, self._validation, self._start = loaders, validation, start
         self._facts = identity | {"skipped": start.skipped}
         # Where mixing ends it takes another loader than the one that the checkpoint holds.
-        mixing_ends = start.position == Position(args.mixup_off_epoch, 0)
+        mixing_ends = start.position == Position(settings.methods.mixup_off_epoch, 0)
         first_epoch = start.position.epoch if mixing_ends else start.first_epoch
         self._training = self._open_training(start.position.epoch, first_epoch)
-        self.trainer, self._epochs = build_trainer(args, world, step, len(self._training))
+        self.trainer, self._epochs = build_trainer(settings, world, step, len(self._training))
         self._request = StopRequest()
         self._statistics = EpochStatistics()
         self._rows = list(start.rows)
@@ -90,10 +90,10 @@ class Epochs:
             self._load(start)
         if not start.exact and start.position.epoch >= self._epochs:
             raise ConfigError(
-                f"{start.checkpoint} is at the end of epoch {start.position.epoch}, and --epochs {args.epochs} leaves "
-                f"nothing to train"
+                f"{start.checkpoint} is at the end of epoch {start.position.epoch}, and --epochs "
+                f"{settings.schedule.epochs} leaves nothing to train"
             )
-        off: int = args.mixup_off_epoch
+        off: int = settings.methods.mixup_off_epoch
         if off >= self._epochs:
             _log.warning("--mixup-off-epoch %d has no effect: the run ends with epoch %d", off, self._epochs)
 
@@ -103,8 +103,8 @@ class Epochs:
 
     def bench(self, updates: int) -> None:
         """Time so many updates; nothing is written."""
-        _log.info(describe(self._args, self.trainer))
-        figures = bench.report(self.trainer, self._training, self._args, updates)
+        _log.info(describe(self._settings, self.trainer))
+        figures = bench.report(self.trainer, self._training, self._settings, updates)
         if figures is not None:
             print(figures)
 
@@ -114,15 +114,15 @@ class Epochs:
         Raises:
             Stopped: after a signal, when the checkpoint is written.
         """
-        args, world, start = self._args, self._world, self._start
-        folder = RunFolder(args, self._data.num_classes, self._data.val.classes, start) if world.is_main else None
+        settings, world, start = self._settings, self._world, self._start
+        folder = RunFolder(settings, self._data.num_classes, self._data.val.classes, start) if world.is_main else None
         if folder:
             self._loaders.bad_files.write_to(folder.path / BAD_FILES)
-        store = CheckpointStore(folder.path / CHECKPOINTS, args.checkpoint_hist) if folder else None
-        self._saver = Saver(self.trainer, store, self._facts, args.checkpoint_steps)
+        store = CheckpointStore(folder.path / CHECKPOINTS, settings.recovery.checkpoint_hist) if folder else None
+        self._saver = Saver(self.trainer, store, self._facts, settings.recovery.checkpoint_steps)
         if start.checkpoint is not None and start.exact:
             self._saver.continues(start.checkpoint)
-        _log.info(describe(args, self.trainer))
+        _log.info(describe(settings, self.trainer))
         progress = Progress(
             self._epochs, self._images(len(self._training)), shown=world.is_main, done_epochs=start.position.epoch
         )
@@ -162,7 +162,7 @@ class Epochs:
             self._saver.save_first(position, self._training, self._statistics, self._rows)
         except OSError as error:
             raise ConfigError(
-                f"no checkpoint can be written to --output {self._args.output}: {error.strerror}"
+                f"no checkpoint can be written to --output {self._settings.run.output}: {error.strerror}"
             ) from error
 
     def _one_epoch(self, epoch: int, folder: RunFolder | None, progress: Progress, preview: Preview) -> None:
@@ -185,8 +185,8 @@ class Epochs:
             bad_files.add(found)  # which may end the run, so the epoch is saved first
 
     def _train_epoch(self, epoch: int, progress: Progress) -> dict[str, float]:
-        args, trainer, world, statistics = self._args, self.trainer, self._world, self._statistics
-        if epoch and epoch == args.mixup_off_epoch:
+        settings, trainer, world, statistics = self._settings, self.trainer, self._world, self._statistics
+        if epoch and epoch == settings.methods.mixup_off_epoch:
             _log.info("epoch %d: mixing is off from here on (--mixup-off-epoch)", epoch + 1)
             if self._facts["first_epoch"] != epoch:
                 self._training.close()
@@ -194,22 +194,22 @@ class Epochs:
         trainer.train_epoch(self._training, epoch, progress, statistics)
         if statistics.skipped:
             _log.warning("epoch %d: %d updates were skipped, as they were not finite", epoch + 1, statistics.skipped)
-        if not args.sync_bn and not statistics.closed:
+        if not settings.batch_norm.sync_bn and not statistics.closed:
             # Each rank has BatchNorm statistics of its own batches; all evaluate, and save, the same.
-            world.share_batch_norm(trainer.model, args.dist_bn)
-            if trainer.ema is not None and not args.model_ema_force_cpu:
-                world.share_batch_norm(trainer.ema.module, args.dist_bn)
+            world.share_batch_norm(trainer.model, settings.batch_norm.dist_bn)
+            if trainer.ema is not None and settings.ema.evaluated:
+                world.share_batch_norm(trainer.ema.module, settings.batch_norm.dist_bn)
         statistics.closed = True
         row = statistics.row(world)
-        if (epoch + 1) % args.val_interval == 0 or epoch + 1 == self._epochs:
+        if (epoch + 1) % settings.log.val_interval == 0 or epoch + 1 == self._epochs:
             row |= self._evaluate(epoch)
         trainer.scheduler.step(epoch + 1)
         return row
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
-        trainer, args = self.trainer, self._args
+        trainer, settings = self.trainer, self._settings
         models = {"eval_": trainer.model}
-        if trainer.ema is not None and not args.model_ema_force_cpu:
+        if trainer.ema is not None and settings.ema.evaluated:
             models["eval_ema_"] = trainer.ema.module
         row: dict[str, float] = {}
         for prefix, model in models.items():
@@ -270,10 +270,10 @@ class Epochs:
             )
 
     def _images(self, steps: int) -> int:
-        return steps * self._args.batch_size * self._world.size
+        return steps * self._settings.reading.batch_size * self._world.size
 
     def _open_training(self, epoch: int, first_epoch: int) -> TolerantLoader:
-        off: int = self._args.mixup_off_epoch
+        off: int = self._settings.methods.mixup_off_epoch
         self._facts["first_epoch"] = first_epoch
         return self._loaders.training(mixing=not off or epoch < off, first_epoch=first_epoch)
 

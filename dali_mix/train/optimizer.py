@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import logging
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 
 from dali_mix.errors import ConfigError, first_line
 from dali_mix.methods import StepMethod
-from dali_mix.train.distributed import World
+from dali_mix.train.settings.sections import Ema, Optimizer, Schedule
 
 _log = logging.getLogger(__name__)
 
@@ -29,26 +29,39 @@ KERNELS = {"foreach", "fused", "capturable", "differentiable"}
 """Settings of torch's optimizers that choose how a step is computed."""
 
 
-def create_optimizer(args: argparse.Namespace, model: nn.Module, methods: Iterable[StepMethod], world: World) -> Any:
-    """timm's optimizer of the model's parameters, with those that methods have of their own in groups behind them."""
+def create_optimizer(
+    own: Optimizer, lr: float, model: nn.Module, methods: Iterable[StepMethod], device: torch.device
+) -> Any:
+    """timm's optimizer of the model's parameters, with those that methods have of their own in groups behind them.
+
+    Args:
+        own: which optimizer, and its options.
+        lr: learning rate.
+        model: whose parameters it updates.
+        methods: of the training step.
+        device: of the model.
+
+    Raises:
+        ConfigError: for an unknown optimizer, or options that it does not take.
+    """
     known = list_optimizers()
-    if args.opt.lower().removeprefix("lookahead_") not in known:
-        close = difflib.get_close_matches(args.opt, known, n=3)
+    if own.opt.lower().removeprefix("lookahead_") not in known:
+        close = difflib.get_close_matches(own.opt, known, n=3)
         hint = f"close: {', '.join(close)}" if close else "timm.optim.list_optimizers() lists them"
-        raise ConfigError(f"--opt {args.opt} is not an optimizer of timm; {hint}")
-    settings = optimizer_kwargs(cfg=args) | {"lr": learning_rate(args, world.size)}
-    twice = sorted(settings.keys() & args.opt_kwargs)
+        raise ConfigError(f"--opt {own.opt} is not an optimizer of timm; {hint}")
+    settings = optimizer_kwargs(cfg=SimpleNamespace(**vars(own), lr=lr))
+    twice = sorted(settings.keys() & own.opt_kwargs)
     if twice:
         raise ConfigError(f"--opt-kwargs {twice[0]} has a flag of its own; use that")
-    settings = _fused(args.opt, args.opt_kwargs) | settings | args.opt_kwargs
+    settings = _fused(own.opt, own.opt_kwargs) | settings | own.opt_kwargs
     try:
         optimizer = create_optimizer_v2(model, **settings)
     except Exception as error:  # whatever a constructor makes of nonsense
-        raise ConfigError(f"--opt {args.opt} refuses its settings: {first_line(error)}") from error
+        raise ConfigError(f"--opt {own.opt} refuses its settings: {first_line(error)}") from error
     if getattr(optimizer, "is_second_order", False):
-        raise ConfigError(f"--opt {args.opt} needs second derivatives, which this trainer does not compute")
-    _try_step(args.opt, settings, world.device)
-    added = [group for method in methods for group in _own_groups(method, args.weight_decay)]
+        raise ConfigError(f"--opt {own.opt} needs second derivatives, which this trainer does not compute")
+    _try_step(own.opt, settings, device)
+    added = [group for method in methods for group in _own_groups(method, own.weight_decay)]
     for group in added:
         optimizer.add_param_group(group)
     if added and optimizer.state:  # Adagrad makes its state at the start: make it again, of all weights
@@ -90,45 +103,61 @@ def _fused(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
     return {"fused": True} if base in _FUSED and not chosen.keys() & KERNELS else {}
 
 
-def learning_rate(args: argparse.Namespace, world_size: int) -> float:
-    """``--lr``, or timm's rule for ``--lr-base`` (train.py)."""
-    if args.lr is not None:
-        return args.lr
-    ratio = args.batch_size * world_size * args.grad_accum_steps / args.lr_base_size
-    adaptive = any(name in args.opt.lower() for name in ("ada", "lamb"))
-    scale = args.lr_base_scale or ("sqrt" if adaptive else "linear")
-    return args.lr_base * (math.sqrt(ratio) if scale == "sqrt" else ratio)
+def learning_rate(own: Schedule, opt: str, images_per_update: int) -> float:
+    """``--lr``, or timm's rule for ``--lr-base`` (train.py).
+
+    Args:
+        own: the schedule.
+        opt: name of the optimizer.
+        images_per_update: over all ranks.
+    """
+    if own.lr is not None:
+        return own.lr
+    ratio = images_per_update / own.lr_base_size
+    adaptive = any(name in opt.lower() for name in ("ada", "lamb"))
+    scale = own.lr_base_scale or ("sqrt" if adaptive else "linear")
+    return own.lr_base * (math.sqrt(ratio) if scale == "sqrt" else ratio)
 
 
-def create_scheduler(args: argparse.Namespace, optimizer: Any, updates_per_epoch: int) -> tuple[Any, int]:
-    """timm's scheduler, and the number of epochs with cool-down."""
-    if args.warmup_epochs >= args.epochs:
+def create_scheduler(own: Schedule, seed: int, optimizer: Any, updates_per_epoch: int) -> tuple[Any, int]:
+    """timm's scheduler, and the number of epochs with cool-down.
+
+    Args:
+        own: the schedule.
+        seed: of its noise.
+        optimizer: whose learning rates it sets.
+        updates_per_epoch: of this run.
+
+    Raises:
+        ConfigError: if it has no learning rate somewhere.
+    """
+    if own.warmup_epochs >= own.epochs:
         _log.warning(
-            "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", args.warmup_epochs, args.epochs
+            "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", own.warmup_epochs, own.epochs
         )
     try:
         scheduler, epochs = create_scheduler_v2(
-            optimizer, **scheduler_kwargs(args), updates_per_epoch=updates_per_epoch
+            optimizer, **(scheduler_kwargs(own) | {"noise_seed": seed}), updates_per_epoch=updates_per_epoch
         )
-        length = epochs * updates_per_epoch if args.sched_on_updates else epochs
+        length = epochs * updates_per_epoch if own.sched_on_updates else epochs
         for at in (0, 1, length // 2, length - 1, length):
             rates = scheduler._get_lr(at)
             if any(isinstance(rate, complex) or not math.isfinite(rate) for rate in rates):
                 raise ValueError(f"it is {rates[0]}")
     except Exception as error:  # of timm's arithmetic: overflows, divisions by zero, powers of negative numbers
         raise ConfigError(
-            f"--sched {args.sched} has no learning rate with these settings: {first_line(error)}; see the flags "
+            f"--sched {own.sched} has no learning rate with these settings: {first_line(error)}; see the flags "
             "beside --lr in --help"
         ) from error
     return scheduler, epochs
 
 
-def create_ema(args: argparse.Namespace, model: nn.Module) -> ModelEmaV3 | None:
+def create_ema(own: Ema, model: nn.Module) -> ModelEmaV3 | None:
     """The moving average of the weights, None without ``--model-ema``."""
-    if not args.model_ema:
+    if not own.model_ema:
         return None
-    device = torch.device("cpu") if args.model_ema_force_cpu else None
-    return ModelEmaV3(model, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup, device=device)
+    device = torch.device("cpu") if own.model_ema_force_cpu else None
+    return ModelEmaV3(model, decay=own.model_ema_decay, use_warmup=own.model_ema_warmup, device=device)
 
 
 @dataclass

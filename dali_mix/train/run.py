@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 from timm.utils import random_seed
 from torch import nn
@@ -20,10 +20,10 @@ from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.terminal import forgiving
 from dali_mix.text import OneLine, show
 from dali_mix.train import model as building
-from dali_mix.train.checkpoint.folders import release
+from dali_mix.train.batch_norm import check_batch_norm
 from dali_mix.train.checkpoint.identity import identity
 from dali_mix.train.checkpoint.resume import Start, find_start
-from dali_mix.train.data import IdleLoader, Loaders, Pipelines, open_data
+from dali_mix.train.data import Data, IdleLoader, Loaders, Pipelines, open_data
 from dali_mix.train.distributed import World, open_world
 from dali_mix.train.epochs import Epochs
 from dali_mix.train.evaluate import evaluate
@@ -35,8 +35,12 @@ from dali_mix.train.output import table
 from dali_mix.train.output.folder import metric_rows
 from dali_mix.train.output.preview import Preview
 from dali_mix.train.output.stderr import quiet_decoders
+from dali_mix.train.run_folder import Place, release
 from dali_mix.train.settings import parse_args
+from dali_mix.train.settings.sections import Precision as PrecisionSettings
+from dali_mix.train.settings.sections import Settings
 from dali_mix.train.signals import EXIT_INTERRUPTED, Stopped, starting_signals
+from dali_mix.train.step import TrainStep
 
 _log = logging.getLogger(__name__)
 
@@ -56,17 +60,17 @@ def main(pipelines: Pipelines, argv: Sequence[str] | None = None, *, prog: str =
         SIGUSR1 or SIGHUP and 130 by SIGINT, with a checkpoint.
     """
     with forgiving():
-        args = parse_args(argv, prog)
-        return _main(args, pipelines, partial(_complain, prog))
+        settings = parse_args(argv, prog)
+        return _main(settings, pipelines, partial(_complain, prog))
 
 
-def _main(args: argparse.Namespace, pipelines: Pipelines, complain: Callable[[str], None]) -> int:
+def _main(settings: Settings, pipelines: Pipelines, complain: Callable[[str], None]) -> int:
     try:
         with quiet_decoders(), starting_signals():
             follow_launcher()
-            with open_world(args.device, args.deterministic) as world:
+            with open_world(settings.device.device, settings.device.deterministic) as world:
                 _configure_logging(world)
-                _run(args, world, pipelines)
+                _run(settings, world, pipelines)
     except (ConfigError, DataError, TrainingError) as error:
         complain(f"error: {error}")
         return 1 if isinstance(error, TrainingError) else 2
@@ -85,36 +89,56 @@ def _main(args: argparse.Namespace, pipelines: Pipelines, complain: Callable[[st
     return 0
 
 
-def _run(args: argparse.Namespace, world: World, pipelines: Pipelines) -> None:
-    random_seed(args.seed, world.rank)
-    data = open_data(args, world)
-    model, config = building.create_model(args, data.num_classes, world)
-    step = building.create_step(args, model, config, data.num_classes)
-    building.load_initial(args, step, data.val.classes)
-    loaders = Loaders(args, data, config, world, pipelines)
-    operators = agree_on_operators(args.native, loaders.backend, world)
+def _run(settings: Settings, world: World, pipelines: Pipelines) -> None:
+    random_seed(settings.run.seed, world.rank)
+    data = open_data(settings, world)
+    step, config = _create_step(settings, data, world)
+    loaders = Loaders(settings, data, config, world, pipelines)
+    operators = agree_on_operators(settings.reading.native, loaders.backend, world)
     with ExitStack() as stack:
         stack.enter_context(native.using(*operators))
         validation = loaders.validation()
         stack.callback(validation.close)
-        if args.eval_only:
-            _evaluate_only(args, model, validation, world)
+        if settings.run.eval_only:
+            _evaluate_only(settings.precision, step.model, validation, world)
             return
-        own = identity(args, data, loaders, world)
+        own = identity(settings, data, loaders, world)
         stack.callback(release)
-        start = Start() if args.bench_steps else find_start(args, own, world)
-        epochs = Epochs(args, world, data, step, loaders, validation, start, own)
+        start = Start() if settings.run.bench_steps else find_start(Place.of(settings), settings.recovery, own, world)
+        epochs = Epochs(settings, world, data, step, loaders, validation, start, own)
         stack.callback(epochs.close)
-        if args.bench_steps:
-            epochs.bench(args.bench_steps)
+        if settings.run.bench_steps:
+            epochs.bench(settings.run.bench_steps)
         else:
-            epochs.train(Preview(data.val.classes, config["mean"], config["std"], args.smoothing, step))
+            epochs.train(Preview(data.val.classes, config["mean"], config["std"], settings.mixing.smoothing, step))
 
 
-def _evaluate_only(
-    args: argparse.Namespace, model: nn.Module, loader: TolerantLoader | IdleLoader, world: World
-) -> None:
-    precision = Precision(world.device.type, args.amp, args.amp_dtype)
+def _create_step(settings: Settings, data: Data, world: World) -> tuple[TrainStep, dict[str, Any]]:
+    """Model and methods with their first weights, and the model's data config; what cannot work together is refused."""
+    own, eval_only = settings.model, settings.run.eval_only
+    model, config = building.create_model(
+        own,
+        data.num_classes,
+        world.device,
+        batch_norm=settings.batch_norm,
+        channels_last=settings.device.channels_last,
+        eval_only=eval_only,
+    )
+    sides = settings.sizes.train_img_sizes or ()
+    building.check_sizes(model, own.model, sides)
+    if settings.batch_norm.sync_bn:
+        model = building.synchronized(model, world)
+    if settings.reading.batch_size == 1 and not eval_only:
+        check_batch_norm(model, own.model, [*sides, *config["input_size"][1:]])
+    sizes_px = [config["input_size"][1:], *((side, side) for side in sides)]
+    step = building.create_step(settings, model, data.num_classes, sizes_px)
+    mapped = bool(settings.data.class_map)
+    building.load_initial(own, step, data.val.classes, eval_only=eval_only, mapped=mapped)
+    return step, config
+
+
+def _evaluate_only(own: PrecisionSettings, model: nn.Module, loader: TolerantLoader | IdleLoader, world: World) -> None:
+    precision = Precision(world.device.type, own.amp, own.amp_dtype)
     metrics = evaluate(model, loader, world, precision.autocast)
     if world.is_main:
         print(table([("images", f"{metrics['images']:.0f}"), *metric_rows(metrics)]))

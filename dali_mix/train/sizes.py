@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from timm.data.scheduled_sampler import ScheduledBatchSampler
+
+from dali_mix.train.settings.sections import Sizes
 
 _STREAM = 7  # keeps these draws apart from the others that the same seed makes
 
@@ -52,18 +53,18 @@ class SizeSchedule:
         self.progressive = progressive
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> SizeSchedule | None:
-        """The schedule of a command line, None without ``--train-img-sizes``."""
-        if args.train_img_sizes is None:
+    def of(cls, own: Sizes, epochs: int, seed: int) -> SizeSchedule | None:
+        """The schedule of a run's settings, None without ``--train-img-sizes``."""
+        if own.train_img_sizes is None:
             return None
         return cls(
-            args.train_img_sizes,
-            args.train_size_probs,
-            progressive=args.train_size_schedule == "progressive",
-            epochs=args.epochs,
-            spread=args.train_size_schedule_spread,
-            random_mix=args.train_size_random_mix,
-            seed=args.seed,
+            own.train_img_sizes,
+            own.train_size_probs,
+            progressive=own.train_size_schedule == "progressive",
+            epochs=epochs,
+            spread=own.train_size_schedule_spread,
+            random_mix=own.train_size_random_mix,
+            seed=seed,
         )
 
     def probabilities(self, epoch: int) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import logging
 import os
@@ -14,6 +13,7 @@ from dali_mix.sources.class_order import differs_from_timm
 from dali_mix.sources.exclusion import find_named
 from dali_mix.sources.folder import ImageFolder, find_split, other_splits, scan_image_folder
 from dali_mix.sources.listing import is_folder
+from dali_mix.train.settings.sections import Data
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Splits(NamedTuple):
     listed: tuple[ImageFolder, ...]
 
 
-def open_splits(args: argparse.Namespace, data_dir: Path) -> Splits:
+def open_splits(own: Data, data_dir: Path, eval_only: bool = False) -> Splits:
     """List the images, and say what there is and what is left out.
 
     Raises:
@@ -42,11 +42,11 @@ def open_splits(args: argparse.Namespace, data_dir: Path) -> Splits:
     """
     # Absolute from here on: "~" in a name is then not a home.
     data_dir = Path(os.path.abspath(data_dir))
-    classes, excluded = _read_class_map(args.class_map), _read_exclude_list(args.exclude_list)
+    classes, excluded = _read_class_map(own.class_map), _read_exclude_list(own.exclude_list)
     selects = classes is not None
-    train_dir, val_dir = (_choose(data_dir, split) for split in (args.train_split, args.val_split))
+    train_dir, val_dir = (_choose(data_dir, split) for split in (own.train_split, own.val_split))
     train = None
-    if not args.eval_only or is_folder(train_dir):
+    if not eval_only or is_folder(train_dir):
         train = scan_image_folder(train_dir, classes, select=selects)
     val = scan_image_folder(val_dir, train.classes if train else classes, select=selects, allow_empty=True)
     listed = (train, val) if train else (val,)
@@ -56,8 +56,8 @@ def open_splits(args: argparse.Namespace, data_dir: Path) -> Splits:
         order = differs_from_timm(listed[0])
         if order:
             _log.info("%s", order)
-    if excluded:
-        train, val = _exclude(excluded, args.exclude_list, train, val, data_dir)
+    if own.exclude_list and excluded:
+        train, val = _exclude(excluded, own.exclude_list, train, val, data_dir)
     for name, split in zip(_NAMES, (train, val), strict=True):
         if split is not None:
             split.require_readable_names()

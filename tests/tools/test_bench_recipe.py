@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from dali_mix import fn as mix
 from dali_mix.data import Augmentation, DecoderSettings, scan_image_folder, select_backend
 from dali_mix.tools.bench import loader, recipe, step_setup
 from dali_mix.tools.bench.__main__ import main
@@ -74,7 +75,7 @@ def test_a_recipe_is_the_trainers_and_flags_come_after_it():
     expected = Augmentation(color_jitter=0.4, aa="rand-m9-mstd0.5-inc1", reprob=0.5, remode="const")
     assert asked.augmentation == expected
     assert asked.choices == {"cutmix": 0.5, "mixup": 0.5}
-    assert asked.settings.train_interpolation == "bicubic"
+    assert asked.settings.crop.interpolation == "bicubic"
     assert asked.rand_augment == (2, 9)
     assert read() is None
 
@@ -230,16 +231,16 @@ def test_files_of_the_step_are_augmented_as_the_recipe_says(monkeypatch, image_f
     look.__signature__ = inspect.signature(train)
     monkeypatch.setattr(step_setup, "pipelines", lambda: {"imagenet": (look, val)})
     setup = prepared("--data-dir", str(image_folder / "train"), "--recipe", "deit_small", "--reprob", "0.5")
-    assert (setup.settings.lr, setup.settings.model) == (5e-4, "vit_tiny_patch16_224")
+    assert (setup.settings.schedule.lr, setup.settings.model.model) == (5e-4, "vit_tiny_patch16_224")
     for opened in step_setup.open_loaders(setup, ["mixup"]).values():
         opened.close()
     expected = Augmentation(color_jitter=0.4, aa="rand-m9-mstd0.5-inc1", reprob=0.5)
-    assert seen == [(expected, "bicubic", {"mixup": 1.0})]
+    assert seen == [(expected, "bicubic", {mix.Mixup(alpha=0.8): 1.0})]
 
 
 def test_without_flags_the_step_augments_by_the_trainers_defaults():
     setup = prepared()
-    assert (setup.settings.aa, setup.settings.reprob, setup.settings.color_jitter) == (None, 0.0, 0.4)
+    assert setup.settings.augmentation == Augmentation(color_jitter=0.4)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_all_may_be_compiled(measure, graphs):
 
 def test_the_compiled_trainer_shares_weights_and_optimizer():
     setup = prepared("--model", "resnet10t", "--model-kwargs")
-    other = step_setup.compiled(setup.trainer, setup.settings, "eager", None)
+    other = step_setup.compiled(setup.trainer, "eager", None)
     assert other.model is not setup.trainer.model
     assert other.updater is setup.trainer.updater
     for own, copied in ((setup.trainer.step, other.step), (setup.trainer.model, other.model)):

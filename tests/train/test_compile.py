@@ -11,7 +11,7 @@ from dali_mix.errors import ConfigError
 from dali_mix.methods import Plain, SMMixStep
 from dali_mix.train import model as building
 from dali_mix.train.checkpoint.store import Position
-from dali_mix.train.settings import build_parser
+from dali_mix.train.settings import parse_args
 from dali_mix.train.step import TrainStep
 from tests.methods.smmix import test_compile as smmix_compile
 from tests.methods.smmix.test_stage import tiny_vit
@@ -70,8 +70,11 @@ def step_of(model):
     return TrainStep(Plain(model, 5, classify=smmix.classify), [smmix])
 
 
-def parsed(*flags):
-    return build_parser().parse_args(["--data-dir", "x", *flags])
+def compile_as_asked(step, device, *flags):
+    settings = parse_args(["--data-dir", "x", *flags])
+    backend, mode = settings.model.torchcompile, settings.model.torchcompile_mode
+    accumulates = settings.optimizer.grad_accum_steps > 1
+    building.compile_modules(step, torch.device(device), backend, mode, accumulates=accumulates)
 
 
 def take_step(step, branch):
@@ -94,9 +97,7 @@ def test_inductors_modes_give_the_eager_steps(mode):
     step = step_of(model)
     branches = ("smmix", "mixup", "smmix")
     expected = [take_step(step, branch) for branch in branches]
-    building.compile_modules(
-        parsed("--torchcompile", "--torchcompile-mode", mode), step, torch.device("cpu")
-    )  # fmt: skip
+    compile_as_asked(step, "cpu", "--torchcompile", "--torchcompile-mode", mode)
     for branch, wanted in zip(branches, expected, strict=True):
         torch.testing.assert_close(take_step(step, branch), wanted, rtol=1e-4, atol=1e-5)
 
@@ -112,7 +113,7 @@ def test_inductors_modes_give_the_eager_steps(mode):
 def test_modes_that_cannot_work_are_refused(flags, message):
     model = tiny_vit(depth=1)
     with pytest.raises(ConfigError, match=message):
-        building.compile_modules(parsed(*flags.split()), step_of(model), torch.device("cuda"))
+        compile_as_asked(step_of(model), "cuda", *flags.split())
 
 
 @pytest.mark.long

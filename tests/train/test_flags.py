@@ -16,7 +16,6 @@ from dali_mix.train import epochs, loop, run
 from dali_mix.train import model as building
 from dali_mix.train.output import progress
 from dali_mix.train.settings import parse_args
-from dali_mix.train.settings.parse import parse_settings
 from tests.train.conftest import FAST
 
 CNN = "--model resnet10t --img-size 32 -b 10 -j 2 --epochs 1 --lr 0.01 --warmup-epochs 0 --device cpu".split()
@@ -207,9 +206,8 @@ def test_batch_norm_is_set(train, seen):
 
 
 def test_synchronised_batch_norm_needs_gpus():
-    args = parse_args([*CNN, "--data-dir", "x", "--sync-bn"])
     with pytest.raises(ConfigError, match="--sync-bn works on GPUs only"):
-        building.create_model(args, 10, run.World(0, 2, torch.device("cpu")))
+        building.synchronized(nn.BatchNorm2d(1), run.World(0, 2, torch.device("cpu")))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo looks at it itself
@@ -357,7 +355,7 @@ def test_the_loss_is_shown_at_log_intervals(train, monkeypatch):
 
 
 def test_augmentation_takes_timms_flags():
-    made = parse_settings([*FAST, *"--data-dir x --aa 3a --reprob 0.1 --recount 2 --hflip 0.2".split()]).augmentation
+    made = parse_args([*FAST, *"--data-dir x --aa 3a --reprob 0.1 --recount 2 --hflip 0.2".split()]).augmentation
     assert (made.aa, made.reprob, made.recount, made.hflip, made.color_jitter) == ("3a", 0.1, 2, 0.2, 0.4)
 
 

@@ -8,7 +8,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dali_mix.train.output import Trackers
 from dali_mix.train.settings import parse_args
-from dali_mix.train.settings.parse import parse_settings
 from dali_mix.train.settings.sections import plain_settings
 
 
@@ -17,7 +16,7 @@ def test_a_list_whose_name_is_not_utf8(tmp_path):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
     Path(name).write_text("a\n")
     flags = ["--data-dir", "x", "--model", "resnet18"]
-    settings = plain_settings(parse_settings([*flags, "--class-map", name]))
+    settings = plain_settings(parse_args([*flags, "--class-map", name]))
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(settings))
     assert parse_args(["--config", str(tmp_path / "args.yaml")]).class_map == name
     Trackers(tmp_path, settings, wandb=None).close()

@@ -1,7 +1,5 @@
 """Settings that only the model, its optimizer and its schedule can refuse: one line before the first step."""
 
-import types
-
 import pytest
 import timm
 import torch
@@ -11,8 +9,6 @@ from dali_mix.errors import ConfigError
 from dali_mix.train.batch_norm import check_batch_norm
 from dali_mix.train.optimizer import create_optimizer, create_scheduler
 from dali_mix.train.settings import parse_args
-
-WORLD = types.SimpleNamespace(size=1, rank=0, device=torch.device("cpu"))
 
 
 def settings(flags):
@@ -28,24 +24,28 @@ def test_one_image_per_batch_norm_is_refused_before_the_first_step(train):
     )
 
 
-@pytest.mark.parametrize(
-    ("flags", "side"),
-    [("-b 1", 64), ("-b 2", 32), ("-b 1 --eval-only --pretrained", 32)],
-    ids=["larger", "two", "eval"],
-)
-def test_batch_norms_that_have_values_are_no_false_alarm(flags, side):
+def test_batch_norms_that_have_values_are_no_false_alarm():
     model = timm.create_model("resnet10t").train(False)
     before, rng = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
-    check_batch_norm(settings(flags), model, {"input_size": (3, side, side)})
+    check_batch_norm(model, "resnet10t", [64])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
     assert not model.training
 
 
+@pytest.mark.parametrize("flags", ["-b 2", "-b 1 --eval-only"], ids=["two", "eval"])
+def test_what_trains_no_single_image_is_no_false_alarm(train, tmp_path, flags):
+    defaults = "--model resnet10t --img-size 32 -j 2 --epochs 1 --device cpu --crop-pct 1.0".split()
+    torch.save(timm.create_model("resnet10t", num_classes=10).state_dict(), tmp_path / "weights.pth")
+    weights = ["--initial-checkpoint", tmp_path / "weights.pth"] if "eval" in flags else ["--bench-steps", 1]
+    code, _, err = train(*flags.split(), *weights, defaults=defaults)
+    assert code == 0, err
+
+
 def test_the_smallest_of_the_training_sizes_counts():
     model = timm.create_model("resnet10t")
     with pytest.raises(ConfigError, match="single value per channel at 32 px"):
-        check_batch_norm(settings("-b 1 --train-img-sizes 64 32"), model, {"input_size": (3, 64, 64)})
+        check_batch_norm(model, "resnet10t", [64, 32, 64])
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_the_smallest_of_the_training_sizes_counts():
 def test_what_an_optimizer_breaks_on_is_one_line(flags, message):
     model, rng = nn.Linear(2, 2), torch.get_rng_state()
     with pytest.raises(ConfigError, match=message) as refusal:
-        create_optimizer(settings(flags), model, None, WORLD)
+        create_optimizer(settings(flags).optimizer, 0.1, model, (), torch.device("cpu"))
     assert "\n" not in str(refusal.value)
     assert torch.equal(torch.get_rng_state(), rng)
 
 
 def test_a_schedule_without_a_rate_is_one_line():
-    args = settings("--sched tanh --lr-cycle-mul 1e-10 --lr-cycle-limit 9 --epochs 4 --lr 0.1")
-    optimizer = create_optimizer(args, nn.Linear(2, 2), None, WORLD)
+    own = settings("--sched tanh --lr-cycle-mul 1e-10 --lr-cycle-limit 9 --epochs 4 --lr 0.1")
+    optimizer = create_optimizer(own.optimizer, 0.1, nn.Linear(2, 2), (), torch.device("cpu"))
     with pytest.raises(ConfigError, match="--sched tanh has no learning rate with these settings: math domain error"):
-        create_scheduler(args, optimizer, 7)
+        create_scheduler(own.schedule, 42, optimizer, 7)
 
 
 def test_the_table_says_what_model_best_holds(train, tmp_path):

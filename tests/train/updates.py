@@ -57,14 +57,14 @@ def parsed(flags, device="cpu"):
 def build(flags, world=None, batches=8, model=None):
     """The trainer of a command line, for another model if one is given."""
     world = world or World(0, 1, torch.device("cpu"))
-    args = parsed(flags, world.device.type)
+    settings = parsed(flags, world.device.type)
     torch.manual_seed(1)
     if model is None:
-        model, config = building.create_model(args, CLASSES, world)
-        step = building.create_step(args, model, config, CLASSES)
+        model, config = building.create_model(settings.model, CLASSES, world.device)
+        step = building.create_step(settings, model, CLASSES, [config["input_size"][1:]])
     else:
         step = TrainStep(Plain(model, CLASSES))
-    return building.build_trainer(args, world, step, batches)[0]
+    return building.build_trainer(settings, world, step, batches)[0]
 
 
 def train(trainer, batches, epoch=0):

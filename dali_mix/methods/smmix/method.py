@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix.batch import Batch
+from dali_mix.errors import ConfigError
 from dali_mix.methods.base import StepMethod, register
 from dali_mix.methods.picture import COLUMNS, Frame, Row
 from dali_mix.methods.smmix.stage import SMMix
@@ -32,6 +33,8 @@ class SMMixOptions:
 
     def __post_init__(self) -> None:
         check_options(self, "smmix")
+        if self.min_side > self.max_side:
+            raise ConfigError(f"--smmix-min-side {self.min_side:g} is larger than --smmix-max-side {self.max_side:g}")
 
 
 @register

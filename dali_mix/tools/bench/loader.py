@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -73,7 +74,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _check(args)
     asked = recipe.read_recipe(args, **_WITHOUT_RECIPE)
     if asked is not None and args.interpolation is not None:
-        asked.settings.train_interpolation = args.interpolation
+        changed = asked.settings.changed(train_interpolation=args.interpolation)
+        asked = dataclasses.replace(asked, settings=changed)
     chosen = choose_alternatives(args.only or _default_names(args.sweep, asked), asked)
     left_out = without_equal(chosen, asked)
     chosen = {name: alternative for name, alternative in chosen.items() if name not in left_out}
@@ -131,7 +133,7 @@ def _setting(args: argparse.Namespace, asked: recipe.Recipe | None) -> Setting:
     folder = _whole_batches(scan_image_folder(args.data_dir), args.images, args.batch_size)
     if args.interpolation is None:
         # "random" is timm's and ours alone.
-        wanted = asked.settings.train_interpolation if asked else _INTERPOLATION
+        wanted = asked.settings.crop.interpolation if asked else _INTERPOLATION
         args.interpolation = "bilinear" if wanted == "random" else wanted
     return Setting(
         folder=folder,

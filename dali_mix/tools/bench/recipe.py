@@ -13,8 +13,9 @@ from dali_mix.options import flag_of, options_of
 from dali_mix.train.data import Pipelines, augmentation
 from dali_mix.train.pipelines import ready_made
 from dali_mix.train.settings import build_parser, load_recipe, recipe_names
-from dali_mix.train.settings.choices import mixing_choices
+from dali_mix.train.settings.choices import shares
 from dali_mix.train.settings.files import to_argv
+from dali_mix.train.settings.parse import to_settings
 from dali_mix.train.settings.sections import Settings, sections
 
 FLAGS = ("recipe", "aa", "reprob", "remode", "recount", "color_jitter")
@@ -36,7 +37,7 @@ class Recipe:
         choices: as ``random_mix`` takes them.
     """
 
-    settings: argparse.Namespace
+    settings: Settings
     augmentation: Augmentation
     choices: Mapping[str, float]
 
@@ -58,27 +59,28 @@ class Recipe:
             "--aa rand-t...": any(part.startswith("t") for part in augmentation.aa.split("-")),
             "--grayscale-prob": augmentation.grayscale_prob > 0,
             "--gaussian-blur-prob": augmentation.gaussian_blur_prob > 0,
-            "--mixup-mode": settings.mixup_mode != "batch",
-            "--cutmix-minmax": settings.cutmix_minmax is not None,
+            "--mixup-mode": settings.mixing.mode != "batch",
+            "--cutmix-minmax": settings.methods.cutmix_minmax is not None,
         }
         return {name for name, on in asked.items() if on}
 
     def timm_mixup(self) -> dict[str, Any]:
         """Arguments of timm's ``Mixup`` but for the classes; SMMix's batches stay unmixed, as in the graph."""
-        settings = self.settings
+        methods, mixing = self.settings.methods, self.settings.mixing
         return {
-            "mixup_alpha": settings.mixup,
-            "cutmix_alpha": settings.cutmix,
-            "cutmix_minmax": settings.cutmix_minmax,
+            "mixup_alpha": methods.mixup,
+            "cutmix_alpha": methods.cutmix,
+            "cutmix_minmax": methods.cutmix_minmax,
             "prob": sum(share for name, share in self.choices.items() if name != "smmix"),
-            "switch_prob": settings.mixup_switch_prob,
-            "mode": settings.mixup_mode,
-            "label_smoothing": settings.smoothing,
+            "switch_prob": methods.mixup_switch_prob,
+            "mode": mixing.mode,
+            "label_smoothing": mixing.smoothing,
         }
 
     def describe(self) -> str:
         """A line that says what was asked for."""
-        chosen = {name: getattr(self.settings, name) for name in ("recipe", "aa", "color_jitter", "reprob")}
+        flags = self.settings.flags()
+        chosen = {name: flags[name] for name in ("recipe", "aa", "color_jitter", "reprob")}
         shares = ", ".join(f"{name} {share:g}" for name, share in self.choices.items()) or "nothing"
         if not self.augmentation.jitter:
             del chosen["color_jitter"]
@@ -124,10 +126,12 @@ def read_recipe(args: argparse.Namespace, **alone: Any) -> Recipe | None:
     parser = build_parser()
     name = given.get("recipe")
     flags = alone if name is None else load_recipe(name)[1]
-    settings = parser.parse_args([*to_argv(flags, parser, f"recipe {name}"), *to_argv(given, parser, "")])
-    if settings.pipeline != "imagenet":
-        raise ConfigError(f"--recipe {name} has --pipeline {settings.pipeline}; only those with imagenet are measured")
-    recipe = Recipe(settings, augmentation(Settings.of(vars(settings))), mixing_choices(settings))
+    argv = [*to_argv(flags, parser, f"recipe {name}"), *to_argv(given, parser, "")]
+    settings = to_settings(parser.parse_args(argv))
+    pipeline = settings.data.pipeline
+    if pipeline != "imagenet":
+        raise ConfigError(f"--recipe {name} has --pipeline {pipeline}; only those with imagenet are measured")
+    recipe = Recipe(settings, augmentation(settings), shares(settings.methods))
     _check_effect(recipe, given)
     return recipe
 
@@ -136,7 +140,7 @@ def _check_effect(recipe: Recipe, given: Mapping[str, str]) -> None:
     for name in _OF_ERASING:
         if name in given and recipe.augmentation.reprob == 0:
             raise ConfigError(f"--{name} has no effect without --reprob")
-    if recipe.settings.color_jitter and "color_jitter" in given and not recipe.augmentation.jitter:
+    if recipe.augmentation.color_jitter and "color_jitter" in given and not recipe.augmentation.jitter:
         raise ConfigError(f"--color-jitter has no effect beside --aa {recipe.augmentation.aa}")
 
 
@@ -151,7 +155,8 @@ def augmentation_settings(args: argparse.Namespace) -> dict[str, Any]:
         return {}
     kinds = [section.metadata["kind"] for section in sections() if section.metadata["group"] == "augmentation"]
     names = [flag_of(field) for kind in kinds for field, _ in options_of(kind)]
-    return {name: getattr(recipe.settings, name) for name in names}
+    values = recipe.settings.flags()
+    return {name: values[name] for name in names}
 
 
 def pipelines() -> Pipelines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import math
@@ -29,6 +28,7 @@ from dali_mix.tools.bench.recipe import LEVELS, pipelines
 from dali_mix.tools.bench.setting import Alternative, Batches, Setting, recipe_of
 from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
+from dali_mix.train.settings.sections import Settings
 
 _NO_AUGMENTATION: dict[str, Any] = {"vflip": 0.0, "color_jitter": 0.0, "grayscale_prob": 0.0, "gaussian_blur_prob": 0.0}
 _NO_AUGMENTATION |= {"aa": None, "reprob": 0.0}
@@ -41,16 +41,16 @@ _AREA, _LOG_ASPECT = (0.02, 1 / 3), math.log(1 / 0.3)
 @contextmanager
 def _open_trainers(setting: Setting, only_flip: bool = False, half: bool = False) -> Iterator[Batches]:
     """The trainer's own loader, with its pipeline; ``only_flip`` leaves all other augmentation out."""
-    args = _settings(setting, amp=half, **(_NO_AUGMENTATION if only_flip else {}))
+    settings = _settings(setting, amp=half, **(_NO_AUGMENTATION if only_flip else {}))
     data = Data(setting.folder, setting.folder, setting.num_classes, ())
     mean_std = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     config = {"input_size": (3, setting.img_size, setting.img_size), "crop_pct": 1.0, "interpolation": "bilinear"}
     world = World(0, 1, setting.device)
-    with Loaders(args, data, config | mean_std, world, pipelines()).training() as loader:
+    with Loaders(settings, data, config | mean_std, world, pipelines()).training() as loader:
         yield ((batch.images, batch.targets) for batch in endless(loader))
 
 
-def _settings(setting: Setting, **changes: Any) -> argparse.Namespace:
+def _settings(setting: Setting, **changes: Any) -> Settings:
     """The recipe's, with those of the benchmark."""
     own = {
         "batch_size": setting.batch_size,
@@ -61,7 +61,7 @@ def _settings(setting: Setting, **changes: Any) -> argparse.Namespace:
         "on_bad_image": "error",  # what stands in for a bad file would not be what the others read
         **dataclasses.asdict(setting.decoder_settings),
     }
-    return argparse.Namespace(**(vars(recipe_of(setting).settings) | own | changes))
+    return recipe_of(setting).settings.changed(**own | changes)
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     try:
         with open_world(args.device) as world:
             setup = prepare(args, world)
-            return step_loop.measure(setup) if args.loop else _measure(setup, args, started)
+            return step_loop.measure(setup, args) if args.loop else _measure(setup, args, started)
     except torch.OutOfMemoryError as error:
         raise ConfigError(f"out of GPU memory: lower --batch-size {args.batch_size}") from error
 
@@ -185,7 +185,7 @@ def _alternatives(
     trainers = {} if args.torchcompile and not args.compiled else {"": setup.trainer}
     if args.torchcompile or args.compiled:
         backend = args.torchcompile or "inductor"
-        trainers[", compiled"] = compiled(setup.trainer, setup.settings, backend, args.torchcompile_mode)
+        trainers[", compiled"] = compiled(setup.trainer, backend, args.torchcompile_mode)
     made = synthetic(setup)
     sources: dict[str, dict[str, ReadyBatches]] = {"": {mix: ReadyBatches(made[mix]) for mix in mixes}}
     if args.data_dir:
@@ -198,7 +198,7 @@ def _alternatives(
     for (how, trainer), (source, batches), (guard, limit) in itertools.product(
         trainers.items(), sources.items(), limits.items()
     ):
-        plain = only_plain(trainer, setup.settings)
+        plain = only_plain(trainer, setup)
         for mix in mixes:
             own = dataclasses.replace(trainer if "smmix" in mix else plain, nonfinite_limit=limit)
             # Both of its branches, as often.

@@ -45,8 +45,12 @@ class _Terminal(io.StringIO):
         return True
 
 
-def measure(setup: Setup) -> dict[str, Any]:
+def measure(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
     """Time the trainer's loop on batches that are ready, against the same updates written out.
+
+    Args:
+        setup: what is trained.
+        args: of the command line.
 
     Returns:
         "results": "bare", forward, backward, optimizer step of one layer; "loop", the same by ``Trainer.train_epoch``
@@ -54,7 +58,6 @@ def measure(setup: Setup) -> dict[str, Any]:
         the "ms" per update and "above_ms", those above the bare one's.  "share": the loop's own part of a step of the
         model.  "seconds" per update and round; "lines" that say what the loop spends it on.
     """
-    args = setup.settings
     trainer = _small(setup)
     batch = Batch(
         torch.randn(_IMAGES, 3, _SIDE, _SIDE, device=setup.world.device),

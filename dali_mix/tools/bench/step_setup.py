@@ -13,12 +13,12 @@ from dali_mix.errors import ConfigError
 from dali_mix.methods import Plain
 from dali_mix.methods.attention import adapter_for
 from dali_mix.sources.folder import scan_image_folder
-from dali_mix.tools.bench.recipe import FLAGS, augmentation_settings, pipelines
+from dali_mix.tools.bench.recipe import augmentation_settings, pipelines
 from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.loop import Trainer
 from dali_mix.train.model import build_trainer, compile_modules, create_loss, create_model, create_step
-from dali_mix.train.settings import build_parser
+from dali_mix.train.settings.sections import Settings
 from dali_mix.train.step import TrainStep
 
 MIXUP_ALPHA = 0.8
@@ -33,9 +33,9 @@ _MIXED_BY: dict[str, dict[str, Any]] = {
 
 MIXES = tuple(_MIXED_BY)
 
-_TRAINER: dict[str, Any] = {"checkpoint": None, "opt": "adamw", "lr": 5e-4, "weight_decay": 0.05, "momentum": 0.9}
-_TRAINER |= {"torchcompile": None, "torchcompile_mode": None}  # of its copy only
-"""What the trainer's own functions want to know beside this benchmark's flags."""
+_OWN = ("model", "model_kwargs", "img_size", "drop_path", "device", "amp", "amp_dtype", "batch_size", "model_ema",
+        "clip_grad", "nonfinite_limit", "data_dir", "workers")  # fmt: skip
+"""This benchmark's flags that are the trainer's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,16 @@ class Setup:
     """A model, and what trains it.
 
     Fields:
-        settings: the trainer's, with this benchmark's flags among them.
+        settings: the trainer's.
+        num_classes: of the classifier.
         world: the one process.
         config: of the model (timm's ``resolve_input_data_config``).
         trainer: eager, with SMMix if the model can be served.
         unserved: why it cannot; "" if it can.
     """
 
-    settings: argparse.Namespace
+    settings: Settings
+    num_classes: int
     world: World
     config: dict[str, Any]
     trainer: Trainer
@@ -64,15 +66,14 @@ def prepare(args: argparse.Namespace, world: World) -> Setup:
         ConfigError: for a model that cannot be made, images on which SMMix has no room for a window, or an
             augmentation that does not exist.
     """
-    own = {name: value for name, value in vars(args).items() if name not in FLAGS}
-    defaults = vars(build_parser().parse_args([]))
-    settings = argparse.Namespace(**(defaults | augmentation_settings(args) | own | _TRAINER))
-    model, config = create_model(settings, args.num_classes, world)
+    own = augmentation_settings(args) | {name: getattr(args, name) for name in _OWN}
+    settings = Settings.of(own | {"opt": "adamw", "lr": 5e-4, "weight_decay": 0.05})
+    model, config = create_model(settings.model, args.num_classes, world.device)
     unserved = _unserved(model)
-    settings.smmix = not unserved
-    step = create_step(settings, model, config, args.num_classes)
+    settings = settings.changed(smmix=not unserved)
+    step = create_step(settings, model, args.num_classes, [config["input_size"][1:]])
     trainer, _ = build_trainer(settings, world, step, batches=1000)
-    return Setup(settings, world, config, trainer, unserved)
+    return Setup(settings, args.num_classes, world, config, trainer, unserved)
 
 
 def _unserved(model: nn.Module) -> str:
@@ -83,13 +84,13 @@ def _unserved(model: nn.Module) -> str:
     return ""
 
 
-def only_plain(trainer: Trainer, settings: argparse.Namespace) -> Trainer:
+def only_plain(trainer: Trainer, setup: Setup) -> Trainer:
     """The trainer of a run without ``--smmix``, on the same weights and with the same optimizer."""
-    step = TrainStep(Plain(trainer.model, settings.num_classes, loss=create_loss(settings)))
+    step = TrainStep(Plain(trainer.model, setup.num_classes, loss=create_loss(setup.settings.loss)))
     return dataclasses.replace(trainer, step=step)
 
 
-def compiled(trainer: Trainer, settings: argparse.Namespace, backend: str, mode: str | None) -> Trainer:
+def compiled(trainer: Trainer, backend: str, mode: str | None) -> Trainer:
     """The trainer with ``--torchcompile``: another step, on the same parameters, buffers and optimizer.
 
     Raises:
@@ -97,8 +98,7 @@ def compiled(trainer: Trainer, settings: argparse.Namespace, backend: str, mode:
     """
     tensors = [*trainer.step.parameters(), *trainer.step.buffers()]
     step = copy.deepcopy(trainer.step, {id(tensor): tensor for tensor in tensors})
-    named = vars(settings) | {"torchcompile": backend, "torchcompile_mode": mode}
-    compile_modules(argparse.Namespace(**named), step, trainer.world.device)
+    compile_modules(step, trainer.world.device, backend, mode)
     return dataclasses.replace(trainer, step=step)
 
 
@@ -108,13 +108,14 @@ def open_loaders(setup: Setup, mixes: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: for a folder that cannot be read, or more classes than the model has.
     """
-    folder = scan_image_folder(setup.settings.data_dir)
-    if len(folder.classes) > setup.settings.num_classes:
+    data_dir = setup.settings.data.data_dir
+    assert data_dir is not None
+    folder = scan_image_folder(data_dir)
+    if len(folder.classes) > setup.num_classes:
         raise ConfigError(f"{folder.root} has {len(folder.classes)} classes: raise --num-classes")
-    data = Data(folder, folder, setup.settings.num_classes, ())
-    unmixed = vars(setup.settings) | {"mixup": 0.0, "smmix": False, "pipeline": "imagenet"}
+    data = Data(folder, folder, setup.num_classes, ())
     opened = {}
     for mix in mixes:
-        args = argparse.Namespace(**(unmixed | _MIXED_BY[mix]))
-        opened[mix] = Loaders(args, data, setup.config, setup.world, pipelines()).training()
+        settings = setup.settings.changed(**{"smmix": False} | _MIXED_BY[mix])
+        opened[mix] = Loaders(settings, data, setup.config, setup.world, pipelines()).training()
     return opened

@@ -66,13 +66,13 @@ class ReadyBatches:
 
 def synthetic(setup: Setup) -> dict[str, Callable[[], Batch]]:
     """For each mix what makes its batches: ``torch.randn`` with a fixed seed, on the device, of the pipeline's type."""
-    args, device = setup.settings, setup.world.device
+    device, num_classes, batch_size = setup.world.device, setup.num_classes, setup.settings.reading.batch_size
     torch.manual_seed(_SEED)
     size = setup.config["input_size"][1:]
-    images = torch.randn(args.batch_size, 3, *size).contiguous(memory_format=torch.channels_last).to(device)
-    labels = torch.randint(args.num_classes, (args.batch_size,)).to(device)
-    targets = smoothed_one_hot(labels, args.num_classes, _SMOOTHING)
-    batch = Batch(images.half() if args.amp else images, targets, labels, "none")
+    images = torch.randn(batch_size, 3, *size).contiguous(memory_format=torch.channels_last).to(device)
+    labels = torch.randint(num_classes, (batch_size,)).to(device)
+    targets = smoothed_one_hot(labels, num_classes, _SMOOTHING)
+    batch = Batch(images.half() if setup.settings.precision.amp else images, targets, labels, "none")
     rng = random.Random(_SEED)
 
     def mixup() -> Batch:

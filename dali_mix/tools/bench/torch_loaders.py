@@ -70,22 +70,22 @@ def _open_timm(setting: Setting) -> Iterator[Batches]:
 def _open_timm_recipe(setting: Setting) -> Iterator[Batches]:
     """The same with the recipe's augmentation; erasing is on the device, on normalised images."""
     recipe = recipe_of(setting)
-    args = recipe.settings
+    crop, asked = recipe.settings.crop, recipe.settings.augmentation
     augmentation = {
-        "no_aug": args.no_aug,
-        "scale": args.scale,
-        "ratio": args.ratio,
-        "interpolation": args.train_interpolation,
-        "hflip": args.hflip,
-        "vflip": args.vflip,
-        "color_jitter": args.color_jitter,
-        "color_jitter_prob": args.color_jitter_prob,
-        "grayscale_prob": args.grayscale_prob or 0.0,
-        "gaussian_blur_prob": args.gaussian_blur_prob or 0.0,
-        "auto_augment": args.aa,
-        "re_prob": args.reprob,
-        "re_mode": args.remode,
-        "re_count": args.recount,
+        "no_aug": crop.no_aug,
+        "scale": crop.scale,
+        "ratio": crop.ratio,
+        "interpolation": crop.interpolation,
+        "hflip": asked.hflip,
+        "vflip": asked.vflip,
+        "color_jitter": asked.color_jitter,
+        "color_jitter_prob": asked.color_jitter_prob,
+        "grayscale_prob": asked.grayscale_prob,
+        "gaussian_blur_prob": asked.gaussian_blur_prob,
+        "auto_augment": asked.aa or None,
+        "re_prob": asked.reprob,
+        "re_mode": asked.remode,
+        "re_count": asked.recount,
     }
     with _posterize_that_pillow_takes():
         batches = _timm_batches(setting, recipe.timm_mixup(), augmentation)
@@ -196,10 +196,10 @@ def _plain_transforms(setting: Setting) -> _Transforms:
 def _recipe_transforms(setting: Setting) -> _Transforms:
     """torchvision's counterparts of the recipe's augmentation, in timm's order."""
     recipe = recipe_of(setting)
-    args, wanted = recipe.settings, recipe.augmentation
+    crop, wanted = recipe.settings.crop, recipe.augmentation
     steps: list[v2.Transform] = [
         v2.RandomResizedCrop(
-            setting.img_size, args.scale, args.ratio, interpolation=InterpolationMode(setting.interpolation)
+            setting.img_size, crop.scale, crop.ratio, interpolation=InterpolationMode(setting.interpolation)
         ),
         v2.RandomHorizontalFlip(wanted.hflip),
         v2.RandomVerticalFlip(wanted.vflip),
@@ -221,7 +221,7 @@ def _recipe_transforms(setting: Setting) -> _Transforms:
 
 def _recipe_mixing(recipe: Recipe, num_classes: int) -> v2.Transform:
     shares = {name: share for name, share in recipe.choices.items() if name != "smmix"}
-    alphas = {"cutmix": recipe.settings.cutmix, "mixup": recipe.settings.mixup}
+    alphas = {"cutmix": recipe.settings.methods.cutmix, "mixup": recipe.settings.methods.mixup}
     made = {"cutmix": v2.CutMix, "mixup": v2.MixUp}
     transforms = [made[name](alpha=alphas[name], num_classes=num_classes) for name in shares]
     rest = max(0.0, 1 - sum(shares.values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from argparse import Namespace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,20 @@ import torch
 from dali_mix import native
 from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
-from dali_mix.train.settings.sections import Settings, all_options, plain_settings
+from dali_mix.train.settings.sections import Settings, all_settings, plain_settings
 
 _MIXING, _AUGMENTATION = "mixing operators", "augmentation operators"
 _NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AUGMENTATION, _MIXING)
 
 
-def identity(args: Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+def identity(settings: Settings, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """What a checkpoint says of the run it belongs to; plain types.
 
     "fingerprint" must be equal for an exact continuation, "computed_by" should be, "launcher" tells a restart by
     torchrun from another run.
     """
     return {
-        "fingerprint": _fingerprint(args, data, loaders, world),
+        "fingerprint": _fingerprint(settings, data, loaders, world),
         "computed_by": _computed_by(world.device),
         "launcher": _launcher(),
     }
@@ -68,11 +67,11 @@ def _own_version() -> str:
         return ""
 
 
-def _fingerprint(args: Namespace, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+def _fingerprint(settings: Settings, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """Everything that decides the weights, by name; plain types."""
-    settings = {name: value for name, value in plain_settings(Settings.of(vars(args))).items() if name in _decisive()}
+    decisive = {name: value for name, value in plain_settings(settings).items() if name in _decisive()}
     train = data.train
-    return settings | {
+    return decisive | {
         "training images": len(train) if train else 0,
         "training data": train.digest()[:16] if train else "",
         "ranks": world.size,
@@ -100,7 +99,8 @@ def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
 def _decisive() -> dict[str, Any]:
     """The settings that change weights, with the values that they have where nothing is given."""
     defaults = plain_settings(Settings.of())
-    return {name: defaults[name] for name, _, own in all_options() if own.saved and own.changes_weights}
+    decisive = [each.flag for each in all_settings() if each.option.saved and each.option.changes_weights]
+    return {name: defaults[name] for name in decisive}
 
 
 def _shown(name: str) -> str:

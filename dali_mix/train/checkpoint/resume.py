@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 from dataclasses import dataclass, field
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.checkpoint.folders import CHECKPOINTS, begin_start, find_folders, hold, let_go
 from dali_mix.train.checkpoint.identity import differences
 from dali_mix.train.checkpoint.state import check, read_facts
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.distributed import World
+from dali_mix.train.run_folder import CHECKPOINTS, Place, hold, let_go
+from dali_mix.train.settings.sections import Recovery
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +44,12 @@ class Start:
     skipped: int = 0
 
 
-def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> Start:
+def find_start(place: Place, recovery: Recovery, own: dict[str, Any], world: World) -> Start:
     """Where this command line begins; every rank gets the same answer.
 
     Args:
+        place: of the command line's runs.
+        recovery: whether, and how, a run is to be continued.
         own: the identity of this run.
 
     Raises:
@@ -56,7 +58,7 @@ def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> S
     answer: Start | ConfigError = Start()
     if world.is_main:
         try:
-            answer = _decide(args, own)
+            answer = _decide(place, recovery, own)
         except ConfigError as error:
             answer = error
     answer = world.broadcast(answer)
@@ -69,28 +71,28 @@ def find_start(args: argparse.Namespace, own: dict[str, Any], world: World) -> S
     return answer
 
 
-def _decide(args: argparse.Namespace, own: dict[str, Any]) -> Start:
+def _decide(place: Place, recovery: Recovery, own: dict[str, Any]) -> Start:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     start = None
-    if args.auto_resume:
-        begin_start(args, own["fingerprint"])
-    if args.auto_resume or restarted:
-        start = _continue_run(args, own, of_launcher=not args.auto_resume)
-    if start is None and args.resume:
-        start = _from_path(args, own)
+    if recovery.auto_resume:
+        place.begin_start(own["fingerprint"])
+    if recovery.auto_resume or restarted:
+        start = _continue_run(place, recovery, own, of_launcher=not recovery.auto_resume)
+    if start is None and recovery.resume:
+        start = _from_path(recovery, own)
     return start or Start()
 
 
-def _continue_run(args: argparse.Namespace, own: dict[str, Any], *, of_launcher: bool) -> Start | None:
+def _continue_run(place: Place, recovery: Recovery, own: dict[str, Any], *, of_launcher: bool) -> Start | None:
     """The newest run of this name, or with these settings; None if there is none."""
     misfit = unused = None
-    for folder in find_folders(args):
+    for folder in place.find_folders():
         store = CheckpointStore(folder / CHECKPOINTS)
         newest = next(iter(store.all().values()), None)
         if newest is None:
             unused = unused or folder  # it was stopped before its first step
             continue
-        if not args.experiment and (unlike := _differences(newest, own)):
+        if not place.experiment and (unlike := _differences(newest, own)):
             misfit = misfit or f"{folder}: {'; '.join(unlike)}"
             continue
         hold(folder)
@@ -103,15 +105,15 @@ def _continue_run(args: argparse.Namespace, own: dict[str, Any], *, of_launcher:
             store.set_aside(path)
             return _exactly(folder, path, facts, own)
         let_go(folder)
-        return _otherwise(args, path, facts, unlike)
-    if args.auto_resume:
+        return _otherwise(recovery, path, facts, unlike)
+    if recovery.auto_resume:
         _log.info("--auto-resume: nothing to continue%s", f" (the newest run differs, {misfit})" if misfit else "")
-    if unused is None or args.resume or not args.experiment:
+    if unused is None or recovery.resume or not place.experiment:
         return None
     hold(unused)
     if CheckpointStore(unused / CHECKPOINTS).all():
         # Another process held it, and has trained since it was looked at.
-        return _continue_run(args, own, of_launcher=of_launcher)
+        return _continue_run(place, recovery, own, of_launcher=of_launcher)
     return Start(unused)
 
 
@@ -123,9 +125,9 @@ def _differences(path: Path, own: dict[str, Any]) -> list[str]:
         return []
 
 
-def _from_path(args: argparse.Namespace, own: dict[str, Any]) -> Start:
+def _from_path(recovery: Recovery, own: dict[str, Any]) -> Start:
     """``--resume``: a checkpoint, or the newest one of a run; what follows goes to a new folder."""
-    path = Path(args.resume)
+    path = Path(recovery.resume)
     if not path.is_dir():
         hint = "; for weights alone use --initial-checkpoint" if path.exists() else ""
         raise ConfigError(f"--resume {path} is not a folder; give a run's, or one of its checkpoints{hint}")
@@ -136,7 +138,7 @@ def _from_path(args: argparse.Namespace, own: dict[str, Any]) -> Start:
         check(path)
         facts = read_facts(path)
     unlike = differences(facts["fingerprint"], own["fingerprint"])
-    return _otherwise(args, path, facts, unlike) if unlike else _exactly(None, path, facts, own)
+    return _otherwise(recovery, path, facts, unlike) if unlike else _exactly(None, path, facts, own)
 
 
 def _newest_good(store: CheckpointStore) -> tuple[Path, dict[str, Any]]:
@@ -160,9 +162,9 @@ def _exactly(folder: Path | None, path: Path, facts: dict[str, Any], own: dict[s
     return Start(folder, path, True, position, facts["rows"], facts["first_epoch"], _skipped(facts))
 
 
-def _otherwise(args: argparse.Namespace, path: Path, facts: dict[str, Any], unlike: list[str]) -> Start:
+def _otherwise(recovery: Recovery, path: Path, facts: dict[str, Any], unlike: list[str]) -> Start:
     """From the beginning of an epoch, as the settings differ; in a new folder, as it is another run."""
-    if not args.resume_relaxed:
+    if not recovery.resume_relaxed:
         raise ConfigError(
             f"{path} was made with other settings: {'; '.join(unlike)}; use the same, or --resume-relaxed to go on "
             f"from the beginning of its epoch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
 from collections.abc import Iterator
@@ -17,12 +16,12 @@ from dali_mix.errors import ConfigError
 from dali_mix.files import remove_leftovers, replace_file, replace_text
 from dali_mix.methods import known_parts
 from dali_mix.train.bad_files import BAD_FILES
-from dali_mix.train.checkpoint.folders import make_folder, note_start
 from dali_mix.train.checkpoint.resume import Start
 from dali_mix.train.class_names import class_notes
 from dali_mix.train.loop import Trainer
 from dali_mix.train.output import Summary, Trackers, WandbOptions, draw_curves, table
 from dali_mix.train.output.preview import Preview
+from dali_mix.train.run_folder import Place
 from dali_mix.train.settings.sections import Settings, plain_settings
 from dali_mix.train.weights import read_notes, save_weights
 
@@ -33,7 +32,7 @@ class RunFolder:
     """``output/EXPERIMENT``; an older run of the same name is left alone unless it is continued.
 
     Args:
-        args: checked settings, written to ``args.yaml``, which ``--config`` takes.
+        settings: checked settings, written to ``args.yaml``, which ``--config`` takes.
         num_classes: of the data.
         classes: their names, written to ``classes.txt``, which ``--class-map`` takes.
         start: where the run begins.
@@ -44,14 +43,15 @@ class RunFolder:
     Later, when results of hours are at stake, a folder that can no longer be written is a warning, not an error.
     """
 
-    def __init__(self, args: argparse.Namespace, num_classes: int, classes: tuple[str, ...], start: Start) -> None:
-        self._args = args
+    def __init__(self, settings: Settings, num_classes: int, classes: tuple[str, ...], start: Start) -> None:
+        self._settings = settings
         self._warned = False
         self._classes = class_notes(classes)
-        self.path = start.folder or make_folder(args)
-        settings = plain_settings(Settings.of(vars(args))) | {"num_classes": num_classes}
+        self._place = Place.of(settings)
+        self.path = start.folder or self._place.make_folder()
+        written = plain_settings(settings) | {"num_classes": num_classes}
         try:
-            self._prepare(settings, classes, start)
+            self._prepare(written, classes, start)
         except OSError as error:
             if start.folder is None:
                 # Just made, and no run: the next one may have the name.
@@ -60,16 +60,17 @@ class RunFolder:
         if start.folder is None and start.checkpoint is not None:
             self._take_over_best(start.checkpoint.parents[1])
         wandb = None
-        if args.log_wandb:
-            project = args.wandb_project or args.experiment or None
-            wandb = WandbOptions(project, tuple(args.wandb_tags), args.wandb_resume_id or None, self.path.name)
-        self._trackers = Trackers(self.path, settings, wandb=wandb, first_step=start.position.epoch)
+        log = settings.log
+        if log.log_wandb:
+            project = log.wandb_project or settings.run.experiment or None
+            wandb = WandbOptions(project, log.wandb_tags, log.wandb_resume_id or None, self.path.name)
+        self._trackers = Trackers(self.path, written, wandb=wandb, first_step=start.position.epoch)
         _log.info("writing to %s", self.path)
 
     def _prepare(self, settings: dict[str, Any], classes: tuple[str, ...], start: Start) -> None:
         """What is in the folder before the first step."""
         remove_leftovers(self.path)
-        note_start(self._args, self.path)
+        self._place.note_start(self.path)
         self.summary = Summary(self.path / "summary.csv", start.rows, known_parts())
         replace_text(self.path / "args.yaml", yaml.safe_dump(settings, default_flow_style=None))
         replace_text(self.path / "classes.txt", "".join(f"{name}\n" for name in classes))
@@ -135,15 +136,15 @@ class RunFolder:
 
     def _best_column(self) -> str:
         """What the best epoch is best in: as in timm's trainer, the average's metric where it is evaluated."""
-        averaged = self._args.model_ema and not self._args.model_ema_force_cpu
-        return f"eval_ema_{self._args.eval_metric}" if averaged else f"eval_{self._args.eval_metric}"
+        averaged = self._settings.ema.evaluated
+        return f"eval_{'ema_' if averaged else ''}{self._settings.log.eval_metric}"
 
     def _best(self) -> dict[str, float] | None:
         return self.summary.best(self._best_column())
 
     def _unkept(self, best: dict[str, float]) -> list[tuple[str, str]]:
         """A row that says so where the model itself was better than the average, which ``model_best`` holds."""
-        metric, column = self._args.eval_metric, f"eval_{self._args.eval_metric}"
+        metric, column = self._settings.log.eval_metric, f"eval_{self._settings.log.eval_metric}"
         own, average = self.summary.best(column), best[self._best_column()]
         if own is None or self._best_column() == column:
             return []
@@ -153,10 +154,10 @@ class RunFolder:
         return [("", f"the model itself had {value}: with --model-ema, model_best holds the average")]
 
     def _final_rows(self, model: nn.Module, num_bad: int) -> list[tuple[str, str]]:
-        rows, metric = self.summary.rows, self._args.eval_metric
+        rows, metric = self.summary.rows, self._settings.log.eval_metric
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         lines = [
-            ("model", f"{self._args.model}, {millions:.2f} M parameters"),
+            ("model", f"{self._settings.model.model}, {millions:.2f} M parameters"),
             ("epochs", str(len(rows))),
             *metric_rows(_metrics(rows[-1], "eval_")),
         ]

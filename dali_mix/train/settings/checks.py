@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
-from dali_mix.options import Needs, flag_default_of
-from dali_mix.train.settings.sections import Settings, all_options
+from dali_mix.options import Needs
+from dali_mix.train.settings.choices import SHORT_FORMS, check_mix, how_to_choose, shares
+from dali_mix.train.settings.methods import step_methods
+from dali_mix.train.settings.sections import Settings, all_settings
 from dali_mix.train.settings.sections.data import Data
 from dali_mix.train.settings.sections.model import Model
 from dali_mix.train.settings.sections.run import Recovery, Run
-from dali_mix.train.settings.sections.training import Loss, Methods, Schedule, Sizes
+from dali_mix.train.settings.sections.training import Schedule, Sizes
 from dali_mix.train.settings.values import check_values
 
 
@@ -27,7 +29,7 @@ def check(settings: Settings) -> None:
     _check_decoder(settings)
     _check_needs(settings.flags())
     _check_model(settings.model, settings.run)
-    _check_mixing(settings.methods, settings.loss)
+    _check_methods(settings)
     _check_schedule(settings.schedule)
     _check_run(settings.run, settings.recovery)
     _check_sizes(settings.sizes, settings.crop.no_aug)
@@ -54,12 +56,13 @@ def _check_decoder(settings: Settings) -> None:
 
 def _check_needs(flags: Mapping[str, Any]) -> None:
     """Refuse what was changed and has no effect without another setting."""
-    for name, field, own in all_options():
-        if own.needs is None or flags[name] == flag_default_of(field) or _any_on(own.needs, flags):
+    for each in all_settings():
+        needs = each.option.needs
+        if needs is None or flags[each.flag] == each.default or _any_on(needs, flags):
             continue
-        *others, last = [_shown(needed) for needed in own.needs.names]
+        *others, last = [_shown(needed) for needed in needs.names]
         listed = f"{', '.join(others)} or {last}" if others else last
-        raise ConfigError(f"{_shown(name)} has no effect without {listed}")
+        raise ConfigError(f"{_shown(each.flag)} has no effect without {listed}")
 
 
 def _any_on(needs: Needs, flags: Mapping[str, Any]) -> bool:
@@ -88,21 +91,27 @@ def _check_model(model: Model, run: Run) -> None:
         raise ConfigError(f"--std must be positive, got {' '.join(map(str, model.std))}")
 
 
-def _check_mixing(mixing: Methods, loss: Loss) -> None:
-    pair = mixing.cutmix_minmax
-    if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):
-        raise ConfigError(f"--cutmix-minmax must satisfy MIN <= MAX, got {' '.join(f'{x:g}' for x in pair)}")
-    if mixing.smmix_min_side > mixing.smmix_max_side:
-        raise ConfigError(
-            f"--smmix-min-side {mixing.smmix_min_side:g} is larger than --smmix-max-side {mixing.smmix_max_side:g}"
-        )
-    if mixing.smmix and mixing.smmix_prob == 0:
+def _check_methods(settings: Settings) -> None:
+    own, flags = settings.methods, settings.flags()
+    check_mix(own.mix)
+    short = next((name for name in SHORT_FORMS if flags[name]), None)
+    if own.mix and short:
+        raise ConfigError(f"--mix and {_shown(short)} both choose methods; leave one of them out")
+    if own.smmix and own.smmix_prob == 0:
         raise ConfigError("--smmix has no effect with --smmix-prob 0; leave both out")
-    both = mixing.mixup and (mixing.cutmix or mixing.cutmix_minmax)
-    if _is_changed("mixup_switch_prob", mixing.mixup_switch_prob) and not both:
+    both = own.mixup and (own.cutmix or own.cutmix_minmax)
+    if _is_changed("mixup_switch_prob", own.mixup_switch_prob) and not both:
         raise ConfigError("--mixup-switch-prob has no effect unless both --mixup and --cutmix are on")
-    if loss.bce_loss and mixing.smmix:
-        raise ConfigError("--bce-loss does not go with --smmix, whose losses are cross entropies (SMMix, engine.py)")
+    chosen = shares(own)
+    for each in all_settings():
+        if each.method and flags[each.flag] != each.default:
+            if each.method not in chosen:
+                raise ConfigError(f"{_shown(each.flag)} has no effect without {how_to_choose(each.method)}")
+            if each.field.name == "alpha" and not own.mix:
+                raise ConfigError(f"{_shown(each.flag)} has no effect beside --{each.method}, which gives alpha itself")
+    served = sorted(step_methods() & chosen.keys())
+    if settings.loss.bce_loss and served:
+        raise ConfigError(f"--bce-loss does not go with {how_to_choose(served[0])}, whose losses are its own")
 
 
 def _check_schedule(schedule: Schedule) -> None:
@@ -131,7 +140,7 @@ def _check_sizes(sizes: Sizes, no_aug: bool) -> None:
 
 
 def _is_changed(name: str, value: Any) -> bool:
-    return any(known == name and value != flag_default_of(field) for known, field, _ in all_options())
+    return any(each.flag == name and value != each.default for each in all_settings())
 
 
 def _shown(name: str) -> str:

@@ -1,27 +1,75 @@
-"""From flags to what the pipelines take."""
+"""From settings to the choice among methods, as pipelines take it."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
 
-from dali_mix.train.settings.sections import Methods
+from dali_mix.errors import ConfigError
+from dali_mix.fn.mixing.base import methods as graph_methods
+from dali_mix.train.settings.methods import method_names
+from dali_mix.train.settings.sections import Settings
+from dali_mix.train.settings.sections.training import Methods
+
+SHORT_FORMS = ("mixup", "cutmix", "smmix")
+"""Flags that choose a method without ``--mix``: those of timm, whose value is alpha, and a switch."""
 
 
-def mixing_choices(mixing: Methods | argparse.Namespace) -> dict[str, float]:
-    """The probability per batch of each method, as ``random_mix`` takes them.
+def shares(own: Methods) -> dict[str, float]:
+    """The probability per batch of each method, by its name.
 
     timm's two probabilities keep their meaning, and share what SMMix leaves: ``--smmix --mixup 0.8``
     is the SMMix authors' recipe, half SMMix and half Mixup.
     """
-    mixup, cutmix = mixing.mixup > 0, mixing.cutmix > 0 or mixing.cutmix_minmax is not None
+    if own.mix:
+        return dict(own.mix)
+    mixup, cutmix = own.mixup > 0, own.cutmix > 0 or own.cutmix_minmax is not None
     smmix = 0.0
-    if mixing.smmix:
-        smmix = (0.5 if mixup or cutmix else 1.0) if mixing.smmix_prob is None else mixing.smmix_prob
-    mixed = (1 - smmix) * mixing.mixup_prob
-    switch = mixing.mixup_switch_prob if mixup else 1.0
+    if own.smmix:
+        smmix = (0.5 if mixup or cutmix else 1.0) if own.smmix_prob is None else own.smmix_prob
+    mixed = (1 - smmix) * own.mixup_prob
+    switch = own.mixup_switch_prob if mixup else 1.0
     choices = {
         "cutmix": mixed * switch if cutmix else 0.0,
         "mixup": mixed * (1 - switch if cutmix else 1.0) if mixup else 0.0,
         "smmix": smmix,
     }
     return {name: probability for name, probability in choices.items() if probability > 0}
+
+
+def choices(settings: Settings) -> dict[Any, float]:
+    """What ``random_mix`` takes: methods of the graph as values, those of the training step by their names."""
+    in_graph = graph_methods()
+    return {
+        _value(name, settings) if name in in_graph else name: share for name, share in shares(settings.methods).items()
+    }
+
+
+def _value(name: str, settings: Settings) -> Any:
+    value: Any = settings.options.get(name) or graph_methods()[name]()
+    alpha = 0.0 if settings.methods.mix else getattr(settings.methods, name, 0.0)
+    return dataclasses.replace(value, alpha=alpha) if alpha else value
+
+
+def how_to_choose(method: str) -> str:
+    """The flag that does: "--smmix", "--mix resizemix=SHARE"."""
+    return f"--{method}" if method in SHORT_FORMS else f"--mix {method}=SHARE"
+
+
+def check_mix(mix: Mapping[str, float]) -> None:
+    """Refuse what ``--mix`` cannot choose.
+
+    Raises:
+        ConfigError: for an unknown method, or shares that are more than all batches.
+    """
+    known = method_names()
+    for name in mix:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}; --import FILE adds others"
+            raise ConfigError(f"--mix: {name!r} is not a method; {hint}")
+    total = sum(mix.values())
+    if total > 1 + 1e-6:
+        raise ConfigError(f"--mix: the shares are {total:g} together; they may be 1 at most")

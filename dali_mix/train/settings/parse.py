@@ -6,6 +6,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
@@ -13,21 +14,24 @@ from dali_mix.options import shortened
 from dali_mix.text import show
 from dali_mix.train.settings.checks import check
 from dali_mix.train.settings.files import read_config, to_argv
+from dali_mix.train.settings.imports import import_files
 from dali_mix.train.settings.parser import Parser, build_parser
 from dali_mix.train.settings.recipes import load_recipe
 from dali_mix.train.settings.refused import refused_among
-from dali_mix.train.settings.sections import Settings, all_options
+from dali_mix.train.settings.sections import Settings, all_settings
 
 
-def parse_settings(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> Settings:
+def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> Settings:
     """Parse and check the command line; an error leaves with one line and exit code 2.
 
     A recipe comes first, then the lines of ``--config``, then the command line: the later wins.
     ``--demo`` is the recipe "demo" on data made on the spot.
     """
-    parser = build_parser(prog)
     tokens = list(sys.argv[1:] if argv is None else argv)
+    parser = Parser(prog=prog, add_help=False, allow_abbrev=False)
     try:
+        _import_first(parser, tokens)
+        parser = build_parser(prog)
         for flag, reason in refused_among(tokens):
             raise ConfigError(f"{flag} is not supported: {reason}")
         for token in tokens:
@@ -41,9 +45,16 @@ def parse_settings(argv: Sequence[str] | None = None, prog: str = "train_imagene
     return settings
 
 
-def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py") -> argparse.Namespace:
-    """The settings as one flat bag, for what does not take its section yet."""
-    return argparse.Namespace(**parse_settings(argv, prog).flags())
+def _import_first(parser: Parser, tokens: list[str]) -> None:
+    """Run the files of ``--import``, whose methods have flags that the whole parser then knows."""
+    parser.add_argument("--import", dest="imports", nargs="+", default=[])
+    parser.add_argument("-c", "--config", type=Path)
+    args, _ = parser.parse_known_args(tokens)
+    files = args.imports
+    if args.config and not files:
+        written = read_config(args.config).get("import") or []
+        files = written if isinstance(written, list) else [written]
+    import_files(map(str, files))
 
 
 def to_settings(args: argparse.Namespace) -> Settings:
@@ -52,7 +63,7 @@ def to_settings(args: argparse.Namespace) -> Settings:
     Raises:
         ConfigError: if a value cannot work, or the data folder is given twice.
     """
-    flags = {name: getattr(args, name) for name, *_ in all_options()}
+    flags = {each.flag: getattr(args, each.flag) for each in all_settings()}
     if args.data is not None:
         if args.data_dir is not None:
             raise ConfigError(f"the data folder is given twice: {args.data} and --data-dir {args.data_dir}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,9 +11,9 @@ from timm.utils import ParseKwargs
 
 from dali_mix import __version__
 from dali_mix.errors import ConfigError
-from dali_mix.options import Option, flag_default_of, flag_of, options_of, shortened
+from dali_mix.options import Check, shortened
 from dali_mix.terminal import HelpFormatter
-from dali_mix.train.settings.sections import sections
+from dali_mix.train.settings.sections import Setting, all_settings, sections
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,11 +35,12 @@ def build_parser(prog: str = "train_imagenet.py") -> Parser:
     parser.add_argument("--version", action="version", version=f"dali_mix {__version__}",
                         help="Show the version and exit.")  # fmt: skip
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
-    for section in sections():
-        title = section.metadata["group"]
+    titles = {section.name: section.metadata["group"] for section in sections()}
+    for each in all_settings():
+        title = titles.get(each.section, "options of methods")
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        add_section(groups[title], section.metadata["kind"])
+        _add(groups[title], each)
     # Neither is a setting: the one says --data-dir, the other nothing.
     groups["data"].add_argument("data", nargs="?", type=Path, metavar="DIR",
                                 help="The same as --data-dir (deprecated in timm).")  # fmt: skip
@@ -48,14 +49,31 @@ def build_parser(prog: str = "train_imagenet.py") -> Parser:
     return parser
 
 
-def add_section(group: argparse._ActionsContainer, section: type) -> None:
-    """The flags of a section."""
-    for field, own in options_of(section):
-        _add(group, field, own)
+class _Pairs(argparse.Action):
+    """NAME=VALUE ..., to a dict; as timm's ``ParseKwargs``, but with a check of the values."""
+
+    def __init__(self, *args: Any, check: Callable[[str], Any], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._check = check
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """See ``argparse.Action``."""
+        pairs: dict[str, Any] = {}
+        for text in values:
+            name, equals, value = text.partition("=")
+            if not equals or not name:
+                raise argparse.ArgumentError(self, f"{shortened(text)!r} is not {self.metavar}")
+            if name in pairs:
+                raise argparse.ArgumentError(self, f"{shortened(name)} is given twice")
+            try:
+                pairs[name] = self._check(value)
+            except argparse.ArgumentTypeError as error:
+                raise argparse.ArgumentError(self, str(error)) from error
+        setattr(namespace, self.dest, pairs)
 
 
-def _add(group: argparse._ActionsContainer, field: dataclasses.Field[Any], own: Option) -> None:
-    name, default = flag_of(field), flag_default_of(field)
+def _add(group: argparse._ActionsContainer, setting: Setting) -> None:
+    name, default, own = setting.flag, setting.default, setting.option
     long = f"--{name.replace('_', '-')}"
     short = [alias for alias in own.aliases if not alias.startswith("--")]
     named = [*short, long, *(alias for alias in own.aliases if alias not in short)]
@@ -64,9 +82,18 @@ def _add(group: argparse._ActionsContainer, field: dataclasses.Field[Any], own: 
         # With a "--no-" form, so that a recipe's switch can be turned off.
         group.add_argument(*named, action=argparse.BooleanOptionalAction if own.negatable else "store_true", **common)
         return
-    common |= {"metavar": own.metavar}
+    common |= {"metavar": own.metavar or (None if own.choices else _metavar(own.check))}
     if own.pairs:
-        group.add_argument(*named, nargs="*", action=ParseKwargs, **common)
+        kind: dict[str, Any] = {"action": _Pairs, "check": own.check} if own.check else {"action": ParseKwargs}
+        group.add_argument(*named, nargs="*", **kind, **common)
         return
+    nargs = len(default) if own.nargs is None and isinstance(default, tuple) else own.nargs
     const = {} if own.const is None else {"const": own.const}
-    group.add_argument(*named, type=own.check or str, nargs=own.nargs, choices=own.choices, **const, **common)
+    group.add_argument(*named, type=own.check or str, nargs=nargs, choices=own.choices, **const, **common)
+
+
+def _metavar(check: Any) -> str | None:
+    """For an option that names none, as those of methods."""
+    if not isinstance(check, Check):
+        return None
+    return "N" if check.kind is int else "F"

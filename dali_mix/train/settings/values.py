@@ -10,7 +10,7 @@ from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.text import is_utf8
-from dali_mix.train.settings.sections import Settings, all_options
+from dali_mix.train.settings.sections import Settings, all_settings
 
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 """Of Linux, in bytes."""
@@ -23,10 +23,9 @@ def check_values(settings: Settings) -> None:
         ConfigError: for control characters, a name that is not UTF-8, a path longer than the system's, an experiment
             outside of ``--output``, or a seed that NumPy refuses on the last rank.
     """
-    flags = settings.flags()
-    for name, _, own in all_options():
-        value = flags[name]
-        flag = "--" + name.replace("_", "-")
+    for each in all_settings():
+        value, own = each.value(settings), each.option
+        flag = "--" + each.flag.replace("_", "-")
         for text in _texts(value):
             if any(unicodedata.category(character) == "Cc" for character in text):
                 raise ConfigError(f"{flag} holds a control character: {text!r}; leave it out")

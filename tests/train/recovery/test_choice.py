@@ -299,7 +299,7 @@ def test_a_damaged_run_of_other_settings_is_no_obstacle(train, tmp_path):
 
 
 def test_a_folder_that_another_process_writes_to_is_refused(resume, cut, monkeypatch):
-    monkeypatch.setattr("dali_mix.train.checkpoint.folders._WAIT_S", 0.5)
+    monkeypatch.setattr("dali_mix.train.run_folder._WAIT_S", 0.5)
     script = (
         "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.flock(file, 2); print('held', flush=True); input()"
     )

@@ -1,6 +1,5 @@
 """The folders of runs: who has one, which is continued, and what two starts at once come to."""
 
-import argparse
 import fcntl
 import multiprocessing
 import os
@@ -10,18 +9,12 @@ from contextlib import contextmanager
 import pytest
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.checkpoint import folders, locks, resume
-from dali_mix.train.checkpoint.folders import (
-    begin_start,
-    end_start,
-    find_folders,
-    hold,
-    make_folder,
-    note_start,
-    release,
-)
+from dali_mix.train import locks, run_folder
+from dali_mix.train.checkpoint import resume
 from dali_mix.train.checkpoint.resume import find_start
 from dali_mix.train.checkpoint.store import CheckpointStore, Position
+from dali_mix.train.run_folder import Place, end_start, hold, release
+from dali_mix.train.settings.sections import Recovery
 
 FACTS = {"fingerprint": {"seed": 1}, "computed_by": {}, "launcher": "", "batches": 7, "rows": [], "first_epoch": 0}
 
@@ -34,12 +27,11 @@ def nothing_held():
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(folders, "_WAIT_S", 0.3)
+    monkeypatch.setattr(run_folder, "_WAIT_S", 0.3)
 
 
-def settings(output, experiment="run", **others):
-    defaults = {"model": "vit", "auto_resume": True, "resume": "", "resume_relaxed": False}
-    return argparse.Namespace(output=output, experiment=experiment, **(defaults | others))
+def place(output, experiment="run"):
+    return Place(output, experiment, "vit")
 
 
 class Alone:
@@ -137,24 +129,24 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
 
 def test_without_a_name_the_run_that_was_started_last_comes_first(tmp_path):
     """After the clock was set back, too."""
-    args = settings(tmp_path, "")
+    where = place(tmp_path, "")
     first, second = (make_run(tmp_path, f"{stamp}-vit") for stamp in ("20270101-000000", "20260101-000000"))
     never_numbered = make_run(tmp_path, "20280101-000000-vit")
-    note_start(args, first)
-    note_start(args, second)
-    assert find_folders(args) == [second, first, never_numbered]
-    note_start(args, first)  # it was continued
-    assert find_folders(args) == [first, second, never_numbered]
+    where.note_start(first)
+    where.note_start(second)
+    assert where.find_folders() == [second, first, never_numbered]
+    where.note_start(first)  # it was continued
+    assert where.find_folders() == [first, second, never_numbered]
 
 
 def start_and_wait(output, experiment, answers, barrier):
     """What a run does until its first checkpoint, all but the training."""
-    args = settings(output, experiment)
+    where = place(output, experiment)
     barrier.wait()
     try:
-        start = find_start(args, FACTS, Alone())
-        folder = start.folder or make_folder(args)
-        note_start(args, folder)
+        start = find_start(where, Recovery(auto_resume=True), FACTS, Alone())
+        folder = start.folder or where.make_folder()
+        where.note_start(folder)
         (folder / "args.yaml").write_text(f"experiment: '{experiment}'\n")
         time.sleep(0.05)
         path = CheckpointStore(folder / "checkpoints").save(Position(0, 0), {"run.pt": lambda: b"x"})
@@ -171,7 +163,7 @@ def start_and_wait(output, experiment, answers, barrier):
 def test_starts_at_once_end_as_one_run_and_clear_refusals(tmp_path, experiment, monkeypatch):
     monkeypatch.setattr(resume, "read_facts", lambda path: FACTS | {"position": [0, 0]})
     monkeypatch.setattr(resume, "check", lambda path: None)
-    monkeypatch.setattr(folders, "_WAIT_S", 0.6)
+    monkeypatch.setattr(run_folder, "_WAIT_S", 0.6)
     context = multiprocessing.get_context("fork")
     for attempt in range(2):
         answers, barrier = context.Queue(), context.Barrier(6)
@@ -190,9 +182,9 @@ def test_starts_at_once_end_as_one_run_and_clear_refusals(tmp_path, experiment, 
 
 
 def test_starts_without_auto_resume_get_folders_of_their_own(tmp_path):
-    args = settings(tmp_path, auto_resume=False)
-    with in_another_process(make_folder, args):
-        assert make_folder(args) == tmp_path / "run-1"
+    where = place(tmp_path)
+    with in_another_process(where.make_folder):
+        assert where.make_folder() == tmp_path / "run-1"
 
 
 def test_a_run_that_another_process_has_begun_meanwhile_is_continued(tmp_path, monkeypatch):
@@ -207,23 +199,23 @@ def test_a_run_that_another_process_has_begun_meanwhile_is_continued(tmp_path, m
         original(folder)
 
     monkeypatch.setattr(resume, "hold", hold_later)
-    start = find_start(settings(tmp_path), FACTS, Alone())
+    start = find_start(place(tmp_path), Recovery(auto_resume=True), FACTS, Alone())
     assert start.checkpoint == run / "checkpoints" / "checkpoint-0-0"
 
 
 def test_other_settings_are_another_start(tmp_path):
-    with in_another_process(begin_start, settings(tmp_path, ""), {"seed": 1}):
-        begin_start(settings(tmp_path, ""), {"seed": 2})
+    with in_another_process(place(tmp_path, "").begin_start, {"seed": 1}):
+        place(tmp_path, "").begin_start({"seed": 2})
         end_start()
         with pytest.raises(ConfigError, match=r"process \d+ on \S+ is starting the same run in "):
-            begin_start(settings(tmp_path, ""), {"seed": 1})
+            place(tmp_path, "").begin_start({"seed": 1})
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for output, experiment in [(tmp_path / "file", "x"), (tmp_path, "n" * 300), (tmp_path, "file/x")]:
-        for begin in (make_folder, lambda args: begin_start(args, {})):
-            if experiment == "n" * 300 and begin is not make_folder:
+        for begin in (Place.make_folder, lambda where: where.begin_start({})):
+            if experiment == "n" * 300 and begin is not Place.make_folder:
                 continue  # its lock has another name
             with pytest.raises(ConfigError, match=r"--output .* cannot be written: (Not a dir|File name|File exists)"):
-                begin(settings(output, experiment))
+                begin(place(output, experiment))

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from dali_mix.train import launcher
-from dali_mix.train.checkpoint.folders import hold, release
 from dali_mix.train.launcher import follow_launcher
+from dali_mix.train.run_folder import hold, release
 from tests.train.conftest import FAST
 from tests.train.test_run import command
 

@@ -7,7 +7,6 @@ import yaml
 
 from dali_mix.tools.recipes import recipes_page
 from dali_mix.train.settings import build_parser, load_recipe, parse_args, recipe_names
-from dali_mix.train.settings.parse import parse_settings
 from dali_mix.train.settings.recipes import ABOUT
 from dali_mix.train.settings.sections import plain_settings
 
@@ -20,32 +19,30 @@ def parse(tmp_path, text, *flags):
 
 def test_a_file_sets_what_the_command_line_may_override(tmp_path):
     text = "data-dir: x\nlr: 0.002\nscale: [0.2, 0.9]\nmodel_kwargs: {depth: 2}\nsmmix: true\namp: true\ncrop_pct:\n"
-    args = parse(tmp_path, text, "--lr", "0.5", "--no-amp")
-    assert (args.lr, args.scale, args.model_kwargs, args.smmix, args.amp) == (
-        0.5,
-        (0.2, 0.9),
-        {"depth": 2},
-        True,
-        False,
-    )
-    assert args.crop_pct is None
+    settings = parse(tmp_path, text, "--lr", "0.5", "--no-amp")
+    found = settings.flags()
+    expected = {"lr": 0.5, "scale": (0.2, 0.9), "model_kwargs": {"depth": 2}, "smmix": True, "amp": False}
+    assert expected.items() <= found.items()
+    assert settings.model.crop_pct is None
 
 
 def test_a_recipe_is_overridden_by_the_file_and_that_by_the_command_line(tmp_path):
-    args = parse(tmp_path, "recipe: smmix_deit_small\nepochs: 20\ndata_dir: x\nmixup: 0.1\n", "--mixup", "0.3")
-    assert (args.model, args.epochs, args.mixup, args.smmix) == ("deit_small_patch16_224", 20, 0.3, True)
-    args = parse_args("--recipe smmix_deit_small --data-dir x --no-smmix".split())
-    assert not args.smmix
+    settings = parse(tmp_path, "recipe: smmix_deit_small\nepochs: 20\ndata_dir: x\nmixup: 0.1\n", "--mixup", "0.3")
+    expected = {"model": "deit_small_patch16_224", "epochs": 20, "mixup": 0.3, "smmix": True}
+    assert expected.items() <= settings.flags().items()
+    settings = parse_args("--recipe smmix_deit_small --data-dir x --no-smmix".split())
+    assert not settings.methods.smmix
 
 
 def test_a_list_in_a_recipe_does_not_swallow_the_data_folder():
-    args = parse_args(["--recipe", "cutmix_cifar100_pyramidnet200", "folder"])
-    assert str(args.data_dir) == "folder"
+    settings = parse_args(["--recipe", "cutmix_cifar100_pyramidnet200", "folder"])
+    assert str(settings.data.data_dir) == "folder"
 
 
 def test_numbers_of_yaml_are_those_of_the_command_line(tmp_path):
-    args = parse(tmp_path, "data_dir: x\nmean: [-1.0e-5, 0.5, 1e-3]\nlr: 1e-3\nwandb_tags: []\nhead_init_bias: -6\n")
-    assert (args.mean, args.lr, args.wandb_tags, args.head_init_bias) == ((-1e-5, 0.5, 1e-3), 1e-3, (), -6.0)
+    text = "data_dir: x\nmean: [-1.0e-5, 0.5, 1e-3]\nlr: 1e-3\nwandb_tags: []\nhead_init_bias: -6\n"
+    expected = {"mean": (-1e-5, 0.5, 1e-3), "lr": 1e-3, "wandb_tags": (), "head_init_bias": -6.0}
+    assert expected.items() <= parse(tmp_path, text).flags().items()
 
 
 @pytest.mark.parametrize(
@@ -93,10 +90,10 @@ def test_a_missing_file_is_said(capsys):
 
 @pytest.mark.parametrize("flags", ["--recipe smmix_pvt_large", "--cutmix-minmax 0.2 0.8 --no-aug", "--recipe demo"])
 def test_the_settings_of_a_run_make_the_same_run(tmp_path, flags):
-    settings = parse_settings(["--data-dir", "x", *flags.split()])
+    settings = parse_args(["--data-dir", "x", *flags.split()])
     path = tmp_path / "args.yaml"
     path.write_text(yaml.safe_dump(plain_settings(settings)))
-    again = parse_settings(["--config", str(path)])
+    again = parse_args(["--config", str(path)])
     assert plain_settings(again) == plain_settings(settings)
 
 

@@ -4,11 +4,11 @@ import pytest
 
 from dali_mix.terminal import HelpFormatter
 from dali_mix.train.settings import build_parser, parse_args
-from dali_mix.train.settings.choices import mixing_choices
+from dali_mix.train.settings.choices import shares
 
 
 def choices_of(flags):
-    return mixing_choices(parse_args(["--data-dir", "x", *flags.split()]))
+    return shares(parse_args(["--data-dir", "x", *flags.split()]).methods)
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_choices_per_batch(flags, choices):
 
 def test_demo_sets_defaults_that_flags_override():
     args = parse_args(["--demo", "--epochs", "3", "--model-kwargs", "depth=1"])
-    assert args.epochs == 3
-    assert args.model_kwargs == {"depth": 1}
-    assert args.smmix
-    assert args.img_size == 64
+    assert args.schedule.epochs == 3
+    assert args.model.model_kwargs == {"depth": 1}
+    assert args.methods.smmix
+    assert args.model.img_size == 64
 
 
 @pytest.mark.parametrize(

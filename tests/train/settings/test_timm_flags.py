@@ -26,7 +26,8 @@ OURS = {
     "--smmix", "--smmix-prob", "--smmix-min-side", "--smmix-max-side", "--smmix-loss-weights", "--eval-only",
     "--bench-steps", "--checkpoint-steps", "--auto-resume", "--resume-relaxed", "--nonfinite-limit", "--on-bad-image",
     "--max-bad-fraction", "--hw-decoder-load", "--preallocate-width-hint", "--preallocate-height-hint",
-    "--device-memory-padding", "--host-memory-padding", "--native",
+    "--device-memory-padding", "--host-memory-padding", "--native", "--mix", "--import", "--cutmix-alpha",
+    "--mixup-alpha", "--resizemix-smallest", "--resizemix-largest",
 }  # fmt: skip
 
 

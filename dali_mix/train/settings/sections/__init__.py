@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dali_mix.errors import ConfigError
 from dali_mix.fn.image.decoder_settings import DecoderSettings
 from dali_mix.fn.image.settings import Augmentation, Crop
 from dali_mix.fn.sections import Mixing
 from dali_mix.options import Option, default_of, flag_default_of, flag_of, options_of
+from dali_mix.train.settings.methods import option_kinds
 from dali_mix.train.settings.sections.data import Data, Entry, Reading
 from dali_mix.train.settings.sections.model import BatchNorm, Device, Ema, Model, Precision
 from dali_mix.train.settings.sections.run import Log, Recovery, Run
@@ -50,11 +52,21 @@ class Settings:
     log: Log = _section(Log, "run")
     recovery: Recovery = _section(Recovery, "recovery")
 
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options of every known method, by its name: what it declares itself."""
+
     @classmethod
     def of(cls, flags: Mapping[str, Any] | None = None) -> Settings:
-        """The settings of some flags, by their names with "_"; the others have the command line's defaults."""
-        values = {name: flag_default_of(field) for name, field, _ in all_options()} | dict(flags or {})
-        return cls(**{section.name: _filled(section.metadata["kind"], values) for section in sections()})
+        """The settings of some flags, by their names with "_"; the others have the command line's defaults.
+
+        Raises:
+            ConfigError: for values that cannot work.
+        """
+        values = {each.flag: flag_default_of(each.field) for each in all_settings()} | dict(flags or {})
+        return cls(
+            **{section.name: _filled(section.metadata["kind"], values) for section in sections()},
+            options={name: _filled(kind, values, f"{name}_") for name, kind in option_kinds().items()},
+        )
 
     def changed(self, **flags: Any) -> Settings:
         """The same but for some flags, by their names with "_"."""
@@ -62,38 +74,73 @@ class Settings:
 
     def flags(self) -> dict[str, Any]:
         """All settings, by the names of their flags with "_"."""
-        return {
-            flag_of(field): getattr(getattr(self, section.name), field.name)
-            for section in sections()
-            for field, _ in options_of(section.metadata["kind"])
-        }
+        return {each.flag: each.value(self) for each in all_settings()}
 
 
-def sections() -> Iterator[dataclasses.Field[Any]]:
-    """The fields of :class:`Settings`; their metadata hold the section's class and its group in ``--help``."""
-    yield from dataclasses.fields(Settings)
+class Setting(NamedTuple):
+    """A setting among all others.
+
+    Fields:
+        flag: its name on the command line and in files, with "_".
+        field: of its section.
+        option: what that says of itself.
+        section: name in :class:`Settings`.
+        method: whose option it is; "" for none.
+    """
+
+    flag: str
+    field: dataclasses.Field[Any]
+    option: Option
+    section: str
+    method: str = ""
+
+    @property
+    def default(self) -> Any:
+        """The value of its flag where that is not given."""
+        return flag_default_of(self.field)
+
+    def value(self, settings: Settings) -> Any:
+        """What it is set to."""
+        section = settings.options[self.method] if self.method else getattr(settings, self.section)
+        return getattr(section, self.field.name)
 
 
-def all_options() -> Iterator[tuple[str, dataclasses.Field[Any], Option]]:
-    """Each setting: name of its flag with "_", its field, and what that says of itself."""
-    for section in sections():
-        for field, own in options_of(section.metadata["kind"]):
-            yield flag_of(field), field, own
+def sections() -> list[dataclasses.Field[Any]]:
+    """The fields of :class:`Settings` that are sections; their metadata hold its class and its group in ``--help``."""
+    return [field for field in dataclasses.fields(Settings) if "kind" in field.metadata]
 
 
-def _filled(kind: type, values: Mapping[str, Any]) -> Any:
+def all_settings() -> list[Setting]:
+    """Every setting: those of the sections, then those that methods declare."""
+    found = {
+        flag_of(field): Setting(flag_of(field), field, own, section.name)
+        for section in sections()
+        for field, own in options_of(section.metadata["kind"])
+    }
+    for name, kind in option_kinds().items():
+        for field, own in options_of(kind):
+            # timm's short form of an option is its flag.
+            found.setdefault(f"{name}_{field.name}", Setting(f"{name}_{field.name}", field, own, "options", name))
+    return list(found.values())
+
+
+def _filled(kind: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     given = {}
     for field, _ in options_of(kind):
-        value = values[flag_of(field)]
+        value = values[prefix + field.name if prefix else flag_of(field)]
         # A flag that was left out leaves the value to the field.
         given[field.name] = default_of(field) if value is None else tuple(value) if isinstance(value, list) else value
-    return kind(**given)
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"--{prefix.replace('_', '-')}...: {error}" if prefix else str(error)) from error
 
 
 def plain_settings(settings: Settings) -> dict[str, Any]:
     """The settings as YAML and ``torch.load(weights_only=True)`` can read them, and ``--config`` takes them."""
-    saved = {name for name, _, own in all_options() if own.saved}
-    return {name: as_plain(value) for name, value in settings.flags().items() if name in saved}
+    return {each.flag: as_plain(each.value(settings)) for each in all_settings() if each.option.saved}
 
 
 def as_plain(value: Any) -> Any:

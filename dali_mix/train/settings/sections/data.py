@@ -31,6 +31,9 @@ class Entry:
                                  aliases=("-c",), any_bytes=True, saved=False)  # fmt: skip
     recipe: str | None = option(None, None, "Published recipe to follow; --config and the command line override it.",
                                 metavar="NAME", saved=False)  # fmt: skip
+    imports: tuple[Path, ...] = _free((), Path,
+        "Python files to run first: what they register, such as a mixing method, can then be chosen.", flag="import",
+        nargs="+", metavar="FILE")  # fmt: skip
     demo: bool = _free(False, help="Make a small data set, and train a small ViT on it with SMMix.", negatable=False)
 
 

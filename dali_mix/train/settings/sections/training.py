@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dali_mix.errors import ConfigError
 from dali_mix.options import (
     Needs,
     finite,
@@ -98,6 +99,9 @@ _MIXED = Needs(("mixup", "cutmix"), unsaid=("cutmix_minmax",))
 class Methods:
     """Which batches are mixed by which method: timm's short forms for CutMix and Mixup, and SMMix's."""
 
+    mix: dict[str, float] = option({}, fraction,
+        "Methods to mix by, each with its share of the batches; the rest is left unmixed.", pairs=True,
+        metavar="NAME=SHARE")  # fmt: skip
     mixup: float = option(0.0, non_negative, "Alpha of Mixup, which is on where it is above 0.", metavar="ALPHA")
     cutmix: float = option(0.0, non_negative, "Alpha of CutMix, which is on where it is above 0.", metavar="ALPHA")
     cutmix_minmax: Sequence[float] | None = option(None, fraction,
@@ -109,18 +113,16 @@ class Methods:
         metavar="PROB")  # fmt: skip
     mixup_off_epoch: int = option(0, non_negative_int,
         "Epochs, counted from 0, after which nothing is mixed; 0 mixes to the end.",
-        needs=Needs(("mixup", "cutmix", "smmix"), unsaid=("cutmix_minmax",)), metavar="N")  # fmt: skip
+        needs=Needs(("mixup", "cutmix", "smmix"), unsaid=("cutmix_minmax", "mix")), metavar="N")  # fmt: skip
     smmix: bool = option(False, help="Mix by the attention of the model under training.")
     smmix_prob: float | None = option(None, probability,
         "Probability of SMMix, by default 0.5 beside Mixup or CutMix, else 1.", needs="smmix",
         metavar="PROB")  # fmt: skip
-    smmix_min_side: float = option(0.25, fraction, "Smallest window side of SMMix as a share of the token grid's.",
-        needs="smmix", metavar="F")  # fmt: skip
-    smmix_max_side: float = option(0.75, fraction, "Largest window side of SMMix as a share of the token grid's.",
-        needs="smmix", metavar="F")  # fmt: skip
-    smmix_loss_weights: tuple[float, float, float] = option((1.0, 1.0, 1.0), non_negative,
-        "Weights of SMMix's classification, fine-grained and consistency loss.", needs="smmix", nargs=3,
-        metavar="W")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        pair = self.cutmix_minmax
+        if pair is not None and (len(pair) != 2 or not pair[0] <= pair[1]):
+            raise ConfigError(f"--cutmix-minmax must satisfy MIN <= MAX, got {' '.join(f'{x:g}' for x in pair)}")
 
 
 @dataclass(frozen=True, kw_only=True)
