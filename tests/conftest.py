@@ -1,6 +1,7 @@
 """Shared fixtures: real JPEG folders, and the markers' conditions."""
 
 import os
+import sys
 from pathlib import Path
 
 # Before torch starts its threads, and for the processes that tests start: several pools of threads on few cores, of
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from dali_mix import branches, native
+from dali_mix.fn.mixing import base as graph_methods
 from dali_mix.methods import base
 from dali_mix.sources.synthetic import write_synthetic_folder
 from tests.implementations import need_native
@@ -69,9 +71,11 @@ def real_images() -> Path:
 @pytest.fixture
 def registry():
     """What a test registers is gone after it."""
-    tables = (base._registered, branches._codes)
+    tables = (base._registered, branches._codes, graph_methods._methods)
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)
+    for name in [name for name in sys.modules if name.startswith("dali_mix_import_")]:
+        del sys.modules[name]

@@ -41,10 +41,21 @@ def test_its_losses_are_what_it_says(example):
     assert actual == pytest.approx([own.item(), taught.item(), (own + 3 * taught).item()], rel=1e-5)
 
 
-def test_a_run_leaves_its_loss_and_its_picture_and_goes_on_exactly(example, train, monkeypatch, tmp_path):
-    for room in ("data", "model"):
-        monkeypatch.setattr(f"dali_mix.train.{room}.mixing_choices", lambda settings: {"ict": 0.5, "cutmix": 0.3})
-    flags = ("--model-ema", "--checkpoint-steps", 2, "--checkpoint-hist", 100)
+def test_a_run_leaves_its_loss_and_its_picture_and_goes_on_exactly(registry, train, tmp_path):
+    flags = (
+        "--import",
+        EXAMPLE,
+        "--mix",
+        "ict=0.5",
+        "cutmix=0.3",
+        "--ict-weight",
+        2,
+        "--model-ema",
+        "--checkpoint-steps",
+        2,
+        "--checkpoint-hist",
+        100,
+    )
     code, _, err = train(*flags, "--experiment", "run")
     assert code == 0, err
     with (tmp_path / "run" / "summary.csv").open() as file:

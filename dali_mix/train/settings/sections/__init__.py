@@ -119,8 +119,14 @@ def all_settings() -> list[Setting]:
     }
     for name, kind in option_kinds().items():
         for field, own in options_of(kind):
-            # timm's short form of an option is its flag.
-            found.setdefault(f"{name}_{field.name}", Setting(f"{name}_{field.name}", field, own, "options", name))
+            flag = f"{name}_{field.name}"
+            if flag not in found:
+                found[flag] = Setting(flag, field, own, "options", name)
+            elif found[flag].section != "methods":  # where timm's short form of an option is its flag
+                raise ConfigError(
+                    f"the option {field.name} of {name} would be the flag --{flag.replace('_', '-')}, which there is "
+                    "already; give one of them another name"
+                )
     return list(found.values())
 
 

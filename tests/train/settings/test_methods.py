@@ -1,0 +1,129 @@
+"""``--mix`` chooses among all methods, and ``--import`` adds a stranger's, whose options are flags like our own."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dali_mix import fn as mix
+from dali_mix.train.checkpoint.identity import differences
+from dali_mix.train.settings import parse_args
+from dali_mix.train.settings.choices import choices
+from dali_mix.train.settings.sections import plain_settings
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+STEP, GRAPH = EXAMPLES / "step_method.py", EXAMPLES / "graph_method.py"
+
+BROKEN = {
+    "raises.py": "import math\nmath.sqrt(-1)",
+    "exits.py": "raise SystemExit('two\\nlines')",
+    "syntax.py": "def",
+    "name.py": "from dali_mix import branches\nbranches.code_of('nothing of the kind')",
+}
+
+
+def parse(*flags):
+    return parse_args(["--data-dir", "x", *map(str, flags)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--mix cutmix=0.5 mixup=0.25", {mix.CutMix(): 0.5, mix.Mixup(): 0.25}),
+        ("--mix cutmix=0.5 --cutmix-alpha 0.3", {mix.CutMix(alpha=0.3): 0.5}),
+        ("--mix cutmix=1 --cutmix-minmax 0.2 0.8", {mix.CutMix(minmax=(0.2, 0.8)): 1.0}),
+        ("--mix resizemix=1 --resizemix-smallest 0.2", {mix.ResizeMix(smallest=0.2): 1.0}),
+        ("--mix smmix=0.5 resizemix=0.5 --mixup-mode elem", {"smmix": 0.5, mix.ResizeMix(): 0.5}),
+        ("--cutmix 0.4", {mix.CutMix(alpha=0.4): 1.0}),
+        ("--cutmix-minmax 0.2 0.8 --mixup 0.3", {mix.CutMix(minmax=(0.2, 0.8)): 0.5, mix.Mixup(alpha=0.3): 0.5}),
+        ("--smmix --mixup 0.8", {mix.Mixup(alpha=0.8): 0.5, "smmix": 0.5}),
+    ],
+)
+def test_what_is_mixed(flags, expected):
+    assert choices(parse(*flags.split())) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--mix cutmx=0.5", "--mix: 'cutmx' is not a method; did you mean cutmix?"),
+        (
+            "--mix q=0.5",
+            "--mix: 'q' is not a method; there are cutmix, mixup, resizemix, smmix; --import FILE adds others",
+        ),
+        ("--mix cutmix=0.7 smmix=0.5", "--mix: the shares are 1.2 together; they may be 1 at most"),
+        ("--mix cutmix=0", "argument --mix: '0' is not a number in (0, 1]"),
+        ("--mix cutmix", "argument --mix: 'cutmix' is not NAME=SHARE"),
+        ("--mix cutmix=0.1 cutmix=0.2", "argument --mix: cutmix is given twice"),
+        ("--mix cutmix=0.5 --mixup 0.8", "--mix and --mixup both choose methods; leave one of them out"),
+        ("--mix resizemix=1 --smmix", "--mix and --smmix both choose methods; leave one of them out"),
+        ("--cutmix 1 --resizemix-smallest 0.2", "--resizemix-smallest has no effect without --mix resizemix=SHARE"),
+        ("--cutmix 1 --cutmix-alpha 0.2", "--cutmix-alpha has no effect beside --cutmix, which gives alpha itself"),
+        ("--mix cutmix=1 --smmix-min-side 0.3", "--smmix-min-side has no effect without --smmix"),
+        ("--mix cutmix=1 --mixup-prob 0.5", "--mixup-prob has no effect without --mixup or --cutmix"),
+        ("--mix smmix=1 --bce-loss", "--bce-loss does not go with --smmix"),
+        ("--mix resizemix=1 --resizemix-smallest 0.9", "error: resizemix: smallest must be at most largest"),
+    ],
+)
+def test_what_cannot_be_chosen(capsys, flags, message):
+    with pytest.raises(SystemExit) as exit_:
+        parse(*flags.split())
+    error = capsys.readouterr().err
+    assert (exit_.value.code, error.count("\n")) == (2, 1)
+    assert message in error
+
+
+def test_a_strangers_methods_are_chosen_and_written_down(registry, tmp_path, capsys):
+    flags = ("--import", GRAPH, STEP, "--mix", "halfmix=0.5", "ict=0.5", "--halfmix-left", 0.2, "--ict-weight", 2)
+    settings = parse(*flags)
+    (halfmix, half), (ict, _) = choices(settings).items()
+    assert (type(halfmix).__name__, halfmix.left, half, ict) == ("HalfMix", 0.2, 0.5, "ict")
+    assert settings.options["ict"].weight == 2
+    written = tmp_path / "args.yaml"
+    written.write_text(yaml.safe_dump(plain_settings(settings)))
+    assert plain_settings(parse_args(["--config", str(written)])) == plain_settings(settings)
+    with pytest.raises(SystemExit):
+        parse_args(["--import", str(GRAPH), "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--halfmix-left F How often it is the left half. Default: 0.5." in shown
+
+
+def test_methods_and_shares_are_part_of_a_run(registry):
+    plain, own = (
+        plain_settings(parse(*flags)) for flags in ((), ("--mix", "resizemix=0.5", "--resizemix-largest", 0.7))
+    )
+    assert differences(plain, own) == ["--mix was {}, is {'resizemix': 0.5}", "--resizemix-largest was 0.8, is 0.7"]
+    # A run of before --mix, and one that knew fewer methods.
+    older = {name: value for name, value in plain.items() if name != "mix" and not name.startswith("resizemix")}
+    assert differences(older, plain) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("raises.py", "--import raises.py fails: ValueError: math domain error (see --help)"),
+        ("exits.py", "--import exits.py fails: SystemExit: two (see --help)"),
+        ("syntax.py", "--import syntax.py fails: SyntaxError: "),
+        ("name.py", "--import name.py fails: "),
+        ("missing.py", "--import missing.py is not a file; give a Python file that registers what you want to use"),
+        ("text.txt", "--import text.txt is not a Python file: its name must end in .py"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_one_line(registry, tmp_path, capsys, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    if name != "missing.py":
+        Path(name).write_text(BROKEN.get(name, "words"))
+    with pytest.raises(SystemExit) as exit_:
+        parse("--import", name)
+    error = capsys.readouterr().err
+    assert (exit_.value.code, error.count("\n")) == (2, 1)
+    assert message in error
+
+
+def test_a_flag_of_a_method_that_is_another_flag_already_is_refused(registry, tmp_path, capsys):
+    (tmp_path / "bad.py").write_text(GRAPH.read_text().replace('"halfmix"', '"train"').replace("left", "split"))
+    with pytest.raises(SystemExit):
+        parse("--import", tmp_path / "bad.py")
+    assert (
+        "the option split of train would be the flag --train-split, which there is already" in capsys.readouterr().err
+    )
