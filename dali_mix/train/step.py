@@ -62,20 +62,18 @@ class TrainStep(nn.Module):
             "loss", which carries the graph, "output", and the method's parts, detached.
         """
         method = self.method_of(batch.branch)
-        result = method(batch, plan)
-        loss, parts = result["loss"], [result[part].detach() for part in method.parts]
-        if self._by_part:
-            loss, parts = loss.clone(), list(torch.stack(parts).unbind()) if parts else []
-        output = {"loss": self._with_idle(loss, method), "output": result["output"]}
-        return output | dict(zip(method.parts, parts, strict=True))
+        return self._finish(method(batch, plan), method)
 
     @torch.compiler.disable
-    def _with_idle(self, loss: Tensor, serving: StepMethod) -> Tensor:
-        """The loss, with the other methods' parameters in its graph at no weight."""
+    def _finish(self, result: dict[str, Tensor], serving: StepMethod) -> dict[str, Tensor]:
+        """The method's result, with the other methods' parameters in the graph of the loss at no weight."""
+        loss, parts = result["loss"], [result[part].detach() for part in serving.parts]
+        if self._by_part:
+            loss, parts = loss.clone(), list(torch.stack(parts).unbind()) if parts else []
         for method in self._serving.values():
             if method is not serving and isinstance(idle := method.idle(), Tensor):
                 loss = loss + idle
-        return loss
+        return {"loss": loss, "output": result["output"], **dict(zip(serving.parts, parts, strict=True))}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile in place the model, which serves the validation too, and what a method calls by part."""
