@@ -156,3 +156,54 @@ def test_imports_point_one_way(room, may_know):
 def test_files_stay_small():
     files = [*ROOT.glob("dali_mix/**/*.py"), *ROOT.glob("pipelines/*.py"), *ROOT.glob("tests/**/*.py")]
     assert [str(file) for file in files if len(file.read_text().splitlines()) > 400] == []
+
+
+TRAIN = ROOT / "dali_mix/train"
+FLOORS = ("settings", "checkpoint", "output")
+"""Folders of train/; each may know those before it.  A file beside them is below what it is imported by."""
+
+
+def train_modules():
+    """Every module of train/, with those of train/ that it imports."""
+    known = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in TRAIN.rglob("*.py")}
+    known = {name.removesuffix(".__init__"): file for name, file in known.items()}
+
+    def resolved(name):
+        parts = name.split(".")
+        return next((".".join(parts[:end]) for end in range(len(parts), 2, -1) if ".".join(parts[:end]) in known), None)
+
+    def of(file):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                yield from (resolved(f"{node.module}.{alias.name}") for alias in node.names)
+        yield from (resolved(name) for name in imports_of(file))
+
+    return {name: {other for other in of(file) if other and other != name} for name, file in known.items()}
+
+
+def folder_of(module):
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 and parts[2] in FLOORS else ""
+
+
+def test_arrows_between_the_folders_of_the_trainer_point_one_way():
+    """A file that a folder needs must not need that folder, nor one above it, by whatever way."""
+    imports = train_modules()
+
+    def needs(module, seen):
+        for other in imports.get(module, ()):
+            if other not in seen:
+                seen.add(other)
+                needs(other, seen)
+        return seen
+
+    wrong = []
+    for module in imports:
+        floor = folder_of(module)
+        if floor:
+            above = FLOORS[FLOORS.index(floor) + 1 :]
+            wrong += [f"{module} needs {other}" for other in needs(module, set()) if folder_of(other) in above]
+            below = {other for other in needs(module, set()) if not folder_of(other)}
+            wrong += [f"{module} needs {other}, which needs {floor}/" for other in below
+                      if any(folder_of(each) == floor for each in needs(other, set()))]  # fmt: skip
+    assert wrong == []

@@ -22,7 +22,7 @@ from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.methods import StepMethod
 from dali_mix.train.distributed import World, shared_rng
 from dali_mix.train.epoch_statistics import EpochStatistics
-from dali_mix.train.output import Progress
+from dali_mix.train.progress import Progress
 from dali_mix.train.reading import Reading
 from dali_mix.train.step import TrainStep
 from dali_mix.train.undo import Kept

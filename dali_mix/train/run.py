@@ -25,7 +25,6 @@ from dali_mix.train.checkpoint.identity import identity
 from dali_mix.train.checkpoint.resume import Start, find_start
 from dali_mix.train.data import Data, IdleLoader, Loaders, Pipelines, open_data
 from dali_mix.train.distributed import World, open_world
-from dali_mix.train.epochs import Epochs
 from dali_mix.train.evaluate import evaluate
 from dali_mix.train.launcher import follow_launcher
 from dali_mix.train.loop import TrainingError
@@ -41,6 +40,7 @@ from dali_mix.train.settings.sections import Precision as PrecisionSettings
 from dali_mix.train.settings.sections import Settings
 from dali_mix.train.signals import EXIT_INTERRUPTED, Stopped, starting_signals
 from dali_mix.train.step import TrainStep
+from dali_mix.train.training import TrainingRun
 
 _log = logging.getLogger(__name__)
 
@@ -105,12 +105,12 @@ def _run(settings: Settings, world: World, pipelines: Pipelines) -> None:
         own = identity(settings, data, loaders, world)
         stack.callback(release)
         start = Start() if settings.run.bench_steps else find_start(Place.of(settings), settings.recovery, own, world)
-        epochs = Epochs(settings, world, data, step, loaders, validation, start, own)
-        stack.callback(epochs.close)
+        training = TrainingRun(settings, world, data, step, loaders, validation, start, own)
+        stack.callback(training.close)
         if settings.run.bench_steps:
-            epochs.bench(settings.run.bench_steps)
+            training.bench(settings.run.bench_steps)
         else:
-            epochs.train(Preview(data.val.classes, config["mean"], config["std"], settings.mixing.smoothing, step))
+            training.train(Preview(data.val.classes, config["mean"], config["std"], settings.mixing.smoothing, step))
 
 
 def _create_step(settings: Settings, data: Data, world: World) -> tuple[TrainStep, dict[str, Any]]:

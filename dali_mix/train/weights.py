@@ -22,7 +22,7 @@ from dali_mix.files import replace_file
 from dali_mix.methods import StepMethod, registered
 from dali_mix.methods.base import owner_of
 from dali_mix.methods.old_checkpoints import with_methods
-from dali_mix.train.checkpoint.store import verify, verify_member
+from dali_mix.train.checksums import verify, verify_member
 from dali_mix.train.untrusted import UntrustedError, load_data
 
 _log = logging.getLogger(__name__)

@@ -12,9 +12,8 @@ from timm.loss import BinaryCrossEntropy
 from torch import nn
 
 from dali_mix.errors import ConfigError
-from dali_mix.train import epochs, loop, run
+from dali_mix.train import loop, progress, run, training
 from dali_mix.train import model as building
-from dali_mix.train.output import progress
 from dali_mix.train.settings import parse_args
 from tests.train.conftest import FAST
 
@@ -31,7 +30,7 @@ def seen(monkeypatch):
     """The trainer of the run, and every learning rate it used."""
     kept = {"rates": []}
 
-    def build(*args, original=epochs.build_trainer):
+    def build(*args, original=training.build_trainer):
         trainer, number = original(*args)
         kept["trainer"], kept["epochs"] = trainer, number
         return trainer, number
@@ -40,7 +39,7 @@ def seen(monkeypatch):
         kept["rates"].append(self.optimizer.param_groups[0]["lr"])
         return original(self, refused)
 
-    monkeypatch.setattr(epochs, "build_trainer", build)
+    monkeypatch.setattr(training, "build_trainer", build)
     monkeypatch.setattr(loop.Updater, "update", update)
     return kept
 
@@ -253,7 +252,7 @@ def test_lookahead_evaluates_the_slow_weights(train, monkeypatch):
     calls = []
     monkeypatch.setattr("timm.optim.Lookahead.sync_lookahead", lambda self: calls.append("sync"))
     monkeypatch.setattr(
-        epochs, "evaluate", lambda *args, original=epochs.evaluate: calls.append("evaluate") or original(*args)
+        training, "evaluate", lambda *args, original=training.evaluate: calls.append("evaluate") or original(*args)
     )
     code, _, err = train("--opt", "lookahead_adamw", "--smmix", "--epochs", 2)
     assert code == 0, err

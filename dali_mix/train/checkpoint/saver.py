@@ -77,7 +77,7 @@ class Saver:
             TrainingError: if the weights are not finite.
         """
         try:
-            self.save_first(position, loader, statistics, rows)
+            self.write(position, loader, statistics, rows)
         except OSError as error:
             if not self._failed:
                 last = f"the newest is {self.last}" if self.last else "there is none yet"
@@ -89,7 +89,7 @@ class Saver:
             self._failed = False
         return not self._failed
 
-    def save_first(
+    def write(
         self, position: Position, loader: TolerantLoader, statistics: EpochStatistics, rows: list[dict[str, float]]
     ) -> None:
         """Write a checkpoint, or fail.

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from dali_mix.train.output.summary import is_column
+from dali_mix.train.columns import is_column
 
 Check: TypeAlias = Callable[[Any, str], None]
 """Raises :class:`SchemaError` for a value, which it calls by the name that is given."""

@@ -24,7 +24,7 @@ from dali_mix.errors import first_line
 from dali_mix.methods.old_checkpoints import with_losses, with_methods
 from dali_mix.train.checkpoint.optimizer import load_optimizer
 from dali_mix.train.checkpoint.schema import SchemaError, check_facts, check_own, check_shared
-from dali_mix.train.checkpoint.store import CheckpointError, verify
+from dali_mix.train.checksums import CheckpointError, verify
 from dali_mix.train.loop import Trainer
 from dali_mix.train.untrusted import UntrustedError, load_data
 from dali_mix.train.weights import weights_bytes

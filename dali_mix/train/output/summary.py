@@ -4,35 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from dali_mix.files import replace_file
-
-_TRAIN_LOSS = "train_loss"
-_COLUMNS = (
-    "epoch",
-    _TRAIN_LOSS,
-    "eval_loss",
-    "eval_top1",
-    "eval_top5",
-    "eval_ema_loss",
-    "eval_ema_top1",
-    "eval_ema_top5",
-    "lr",
-    "img_size",
-    "img_per_s",
-    "data_wait",
-    "seconds",
-)
-"""Of ``summary.csv``, in every row; the parts of the loss follow the loss."""
-_PART = re.compile(r"train_\w+")
-
-
-def is_column(name: str) -> bool:
-    """Whether a row may have a value of this name: one of the columns, or a part of the training loss."""
-    return name in _COLUMNS or _PART.fullmatch(name) is not None
+from dali_mix.train.columns import COLUMNS, TRAIN_LOSS, is_column
 
 
 class Summary:
@@ -53,10 +29,10 @@ class Summary:
     def __init__(self, path: Path, rows: Sequence[dict[str, float]] = (), parts: Sequence[str] = ()) -> None:
         self._path = path
         self.rows: list[dict[str, float]] = list(rows)
-        earlier = (name for row in rows for name in row if name not in _COLUMNS and is_column(name))
-        after = _COLUMNS.index(_TRAIN_LOSS) + 1
+        earlier = (name for row in rows for name in row if name not in COLUMNS and is_column(name))
+        after = COLUMNS.index(TRAIN_LOSS) + 1
         added = dict.fromkeys([*(f"train_{part}" for part in parts), *earlier])
-        self.columns = (*_COLUMNS[:after], *added, *_COLUMNS[after:])
+        self.columns = (*COLUMNS[:after], *added, *COLUMNS[after:])
         self._write()
 
     def add(self, row: dict[str, float]) -> None:
@@ -89,7 +65,7 @@ class Summary:
         Raises:
             ValueError: if the metric is no such column.
         """
-        if metric not in _COLUMNS or not metric.startswith("eval_"):
+        if metric not in COLUMNS or not metric.startswith("eval_"):
             raise ValueError(f"{metric!r} is not an eval_* column of the summary")
         # NaN compares as neither better nor worse, so one in the first row would win for ever.
         evaluated = [row for row in self.rows if (value := row.get(metric)) is not None and not math.isnan(value)]

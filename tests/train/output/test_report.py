@@ -14,7 +14,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dali_mix.errors import ConfigError
-from dali_mix.train.output import Progress, Summary, Trackers, WandbOptions, draw_curves, progress, table
+from dali_mix.train import progress
+from dali_mix.train.output import Progress, Summary, Trackers, WandbOptions, draw_curves, table
 
 TRAINED = {"epoch": 0, "train_loss": 2.5, "lr": 1e-3, "img_per_s": 1234.4, "data_wait": 0.031}
 EVALUATED = TRAINED | {"epoch": 1, "eval_loss": 1.5, "eval_top1": 70.125, "eval_top5": 90.0, "eval_ema_top1": 71.0}

@@ -11,7 +11,7 @@ from dali_mix.errors import ConfigError
 from dali_mix.train import run as run_module
 from dali_mix.train.bad_files import BadFiles
 from dali_mix.train.checkpoint.store import Position
-from dali_mix.train.epochs import Epochs
+from dali_mix.train.training import TrainingRun
 from tests.hostile import KINDS, ONLY_SOME_CROPS, REPLACED, spoil_listed, write_hostile
 from tests.ranks import run_ranks
 from tests.train.conftest import FAST
@@ -156,14 +156,14 @@ def test_two_ranks_name_a_file_once(tmp_path, data):
 
 
 def test_a_data_set_that_changes_is_noticed_at_the_next_epoch(train, data, tmp_path, monkeypatch):
-    original = Epochs._one_epoch
+    original = TrainingRun._one_epoch
 
     def one_epoch(self, epoch, *args):
         if epoch == 1:
             next((data / "train").glob("*/*.jpg")).unlink()
         return original(self, epoch, *args)
 
-    monkeypatch.setattr(Epochs, "_one_epoch", one_epoch)
+    monkeypatch.setattr(TrainingRun, "_one_epoch", one_epoch)
     code, _, err = train("--experiment", "run", "--epochs", 3, data=data)
     assert code == 0, err
     assert err.count("has changed since the run began: 1 file is gone") == 1

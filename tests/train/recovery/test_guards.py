@@ -14,7 +14,8 @@ import torch
 
 from dali_mix.train import step
 from dali_mix.train.checkpoint.saver import Saver
-from dali_mix.train.checkpoint.store import CheckpointStore, verify
+from dali_mix.train.checkpoint.store import CheckpointStore
+from dali_mix.train.checksums import verify
 from dali_mix.train.output import folder as outputs
 from tests.ranks import run_ranks
 from tests.train.conftest import FAST, TINY
@@ -159,15 +160,15 @@ def at_save(monkeypatch):
 
     def arm(actions):
         number = 0
-        original = Saver.save_first
+        original = Saver.write
 
-        def save_first(self, *args):
+        def write(self, *args):
             nonlocal number
             number += 1
             actions.get(number, lambda: None)()
             return original(self, *args)
 
-        monkeypatch.setattr(Saver, "save_first", save_first)
+        monkeypatch.setattr(Saver, "write", write)
 
     return arm
 

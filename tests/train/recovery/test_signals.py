@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from dali_mix.train import epochs, step
 from dali_mix.train import run as run_module
+from dali_mix.train import step, training
 from tests.train.conftest import FAST
 from tests.train.recovery.runs import RICH, assert_same_result
 from tests.train.test_run import command
@@ -56,7 +56,7 @@ def test_a_signal_stops_after_the_update_and_loses_nothing(
 
 
 def test_a_signal_during_evaluation_loses_nothing(train, whole, tmp_path, monkeypatch):
-    original = epochs.evaluate
+    original = training.evaluate
     calls = 0
 
     def evaluate(model, batches, *args):
@@ -70,7 +70,7 @@ def test_a_signal_during_evaluation_loses_nothing(train, whole, tmp_path, monkey
 
         return original(model, interrupted(), *args)
 
-    monkeypatch.setattr(epochs, "evaluate", evaluate)
+    monkeypatch.setattr(training, "evaluate", evaluate)
     code, _, err = train(*RICH, "--checkpoint-steps", 1000, "--experiment", "run")
     assert code == 75, err
     assert calls == 8

@@ -8,7 +8,8 @@ import signal
 
 import pytest
 
-from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position, verify
+from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
+from dali_mix.train.checksums import verify
 
 CONTENT = {"model.safetensors": b"weights" * 1000, "state.pt": b"state", "rank-0.pt": b"rank"}
 

@@ -41,8 +41,8 @@ from dali_mix.train.step import TrainStep
 _log = logging.getLogger(__name__)
 
 
-class Epochs:
-    """The epochs of a run.
+class TrainingRun:
+    """A run from its start, new or at a checkpoint, to its end or a signal.
 
     Args:
         settings: of the run.
@@ -159,7 +159,7 @@ class Epochs:
     def _save_first(self, position: Position) -> None:
         """A checkpoint before the first step, which also tells at once if the disk cannot take one."""
         try:
-            self._saver.save_first(position, self._training, self._statistics, self._rows)
+            self._saver.write(position, self._training, self._statistics, self._rows)
         except OSError as error:
             raise ConfigError(
                 f"no checkpoint can be written to --output {self._settings.run.output}: {error.strerror}"
