@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from dali_mix import fn as mix
 from dali_mix.train.checkpoint.identity import differences
+from dali_mix.train.model import create_model
 from dali_mix.train.settings import parse_args
 from dali_mix.train.settings.choices import choices
 from dali_mix.train.settings.sections import plain_settings
@@ -127,3 +129,14 @@ def test_a_flag_of_a_method_that_is_another_flag_already_is_refused(registry, tm
     assert (
         "the option split of train would be the flag --train-split, which there is already" in capsys.readouterr().err
     )
+
+
+def test_a_model_of_a_strangers_is_made(registry, tmp_path):
+    (tmp_path / "model.py").write_text(
+        "import torch\nfrom timm.models import register_model\n\n"
+        "@register_model\ndef stranger(pretrained=False, num_classes=1000, **_):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, num_classes))\n"
+    )
+    settings = parse("--import", tmp_path / "model.py", "--model", "stranger", "--img-size", 8)
+    model, config = create_model(settings.model, 5, torch.device("cpu"))
+    assert (model[1].out_features, config["input_size"]) == (5, (3, 8, 8))
