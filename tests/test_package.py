@@ -207,3 +207,32 @@ def test_arrows_between_the_folders_of_the_trainer_point_one_way():
             wrong += [f"{module} needs {other}, which needs {floor}/" for other in below
                       if any(folder_of(each) == floor for each in needs(other, set()))]  # fmt: skip
     assert wrong == []
+
+
+def functions():
+    for file in [*ROOT.glob("dali_mix/**/*.py"), *ROOT.glob("pipelines/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{file.relative_to(ROOT)}: {node.name}", node
+
+
+PUBLIC = {"random_mix", "cutmix", "mixup", "draw_cutmix"}
+"""Operators whose parameters are options of a graph, given by name."""
+
+
+def test_functions_stay_short():
+    """What they do, that is; docstring and parameters, a line each, are not counted."""
+
+    def length(node):
+        first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+        return node.end_lineno - first.lineno + 1
+
+    assert [name for name, node in functions() if length(node) > 60] == []
+
+
+def test_functions_take_few_parameters():
+    def count(node):
+        return len([each for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+                    if each.arg not in ("self", "cls")])  # fmt: skip
+
+    assert [name for name, node in functions() if count(node) > 13 and node.name not in PUBLIC] == []
