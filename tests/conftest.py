@@ -14,6 +14,7 @@ import torch
 from dali_mix import branches, native
 from dali_mix.fn.mixing import base as graph_methods
 from dali_mix.methods import base
+from dali_mix.methods.attention import base as attention
 from dali_mix.sources.synthetic import write_synthetic_folder
 from tests.implementations import need_native
 
@@ -71,7 +72,7 @@ def real_images() -> Path:
 @pytest.fixture
 def registry():
     """What a test registers is gone after it."""
-    tables = (base._registered, branches._codes, graph_methods._methods)
+    tables = (base._registered, branches._codes, graph_methods._methods, attention._FAMILIES)
     before = [dict(table) for table in tables]
     yield
     for table, content in zip(tables, before, strict=True):

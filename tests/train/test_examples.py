@@ -70,3 +70,12 @@ def test_a_run_leaves_its_loss_and_its_picture_and_goes_on_exactly(registry, tra
     assert "exactly, at epoch 2" in err
     assert_same_result(tmp_path / "cut", tmp_path / "run")
     assert "head.weight" in load_file(tmp_path / "run" / "model.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting")  # timm's of a model that another test has registered
+def test_a_model_and_its_family_train_from_the_command_line(registry, train, tmp_path):
+    flags = ("--import", EXAMPLE.with_name("family.py"), "--model", "plain_vit", "--smmix", "--epochs", 1)
+    options = ("--model-kwargs", "patch_size=8", "width=16", "depth=2", "heads=2")
+    code, _, err = train(*flags, *options, "--experiment", "run")
+    assert code == 0, err
+    assert load_file(tmp_path / "run" / "model.safetensors")["blocks.1.attn.qkv.weight"].shape == (48, 16)

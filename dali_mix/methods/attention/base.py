@@ -144,7 +144,7 @@ def _check_forward(model: nn.Module, served: Any) -> None:
 
 def same_method(module: nn.Module, expected: Any, name: str = "forward") -> bool:
     """Whether a module runs the method of an expected type, and not one of its own."""
-    return getattr(type(module), name) is getattr(expected, name)
+    return getattr(type(module), name, None) is getattr(expected, name, None)
 
 
 def run_block(block: nn.Module, *inputs: Any, checkpointed: bool) -> Tensor:
