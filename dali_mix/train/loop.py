@@ -24,6 +24,7 @@ from dali_mix.train.distributed import World, shared_rng
 from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.progress import Progress
 from dali_mix.train.reading import Reading
+from dali_mix.train.settings.sections import Log, Recovery
 from dali_mix.train.step import TrainStep
 from dali_mix.train.undo import Kept
 from dali_mix.train.updater import Updater
@@ -45,14 +46,13 @@ class Trainer:
         scheduler: timm's.
         world: this rank.
         seed: for what all ranks draw alike.
-        log_interval: batches between the losses that are shown.
+        log: how often the loss is shown.
+        recovery: when training stops, as updates were not finite.
         parallel: the step wrapped by DDP where there are several ranks, else None.
         watch: called with every batch before its step, and what was drawn for it.
         accumulate: batches per update.
         ema: moving average of the weights, or None.
         synchronize: wait for the device after every step.
-        nonfinite_limit: updates in a row that are skipped, because of a loss or gradient that is not finite, before
-            training stops; 0 does not look.
         must_stop: whether this rank has been asked to stop.
         after_update: called after every update with the epoch, its statistics, and whether to stop; what has become of
             that update is known after :meth:`settle`.  Of several ranks one that must stop is heard an update later.
@@ -67,12 +67,12 @@ class Trainer:
     scheduler: Any
     world: World
     seed: int
-    log_interval: int
+    log: Log
+    recovery: Recovery
     parallel: DistributedDataParallel | None = None
     accumulate: int = 1
     ema: ModelEmaV3 | None = None
     synchronize: bool = False
-    nonfinite_limit: int = 10
     watch: Callable[[Batch, Any], None] = lambda *_: None
     must_stop: Callable[[], bool] = lambda: False
     after_update: Callable[[int, EpochStatistics, bool], None] = lambda *_: None
@@ -124,14 +124,14 @@ class Trainer:
             first, last = self._group(index, steps)
             if index == first:
                 losses, counts = [], Counter()
-                if self.nonfinite_limit:
+                if self.recovery.nonfinite_limit:
                     self._statistics.keep()
             losses.append(self._train_batch(batch, plan, last - first, index == last - 1))
             count = len(batch.labels) * self.world.size
             statistics.add_batch(count)
             counts.update(("loss", *method.parts))
             progress.advance(count)
-            due = due or index % self.log_interval == 0 or index == steps - 1
+            due = due or index % self.log.log_interval == 0 or index == steps - 1
             if index == last - 1:
                 share, lr = statistics.batches / steps, statistics.lr
                 show = partial(self._show, progress, epoch, statistics, share, lr) if due else None
@@ -165,7 +165,7 @@ class Trainer:
         """The update, of which the device leaves no trace where something is not finite; all ranks decide alike."""
         self.settle()
         sums = torch.stack(losses).double()
-        finite = self.updater.clip_gradients(look=bool(self.nonfinite_limit))
+        finite = self.updater.clip_gradients(look=bool(self.recovery.nonfinite_limit))
         refused, stop = self._agree(sums, finite)
         revoked = self.updater.update(refused)
         if refused is not None:
@@ -191,7 +191,7 @@ class Trainer:
         """
         device, alone = losses.device, self.world.size == 1
         refused = stop = None
-        if self.nonfinite_limit:
+        if self.recovery.nonfinite_limit:
             all_finite = losses.isfinite().all()
             refused = (~(all_finite if finite is None else all_finite & finite)).float()
         if not alone:
@@ -256,10 +256,10 @@ class Trainer:
         self.skipped += 1
         statistics.skipped += 1
         where = f"epoch {pending.group.epoch + 1}, batch {pending.batch}"
-        if self.skipped >= self.nonfinite_limit:
+        if self.skipped >= self.recovery.nonfinite_limit:
             raise TrainingError(
                 f"the loss or its gradient was not finite in {self.skipped} updates in a row, the last at {where} "
-                f"(--nonfinite-limit {self.nonfinite_limit}); lower --lr or lengthen --warmup-epochs"
+                f"(--nonfinite-limit {self.recovery.nonfinite_limit}); lower --lr or lengthen --warmup-epochs"
             )
         if statistics.skipped == 1:
             _log.warning("%s: the loss or its gradient is not finite; the update is skipped", where)

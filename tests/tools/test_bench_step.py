@@ -185,7 +185,7 @@ def test_the_guard_against_what_is_not_finite_can_be_left_out(monkeypatch, measu
     limits = {}
 
     def train(self, updates, original=step_work.Alternative._train):
-        limits.setdefault(self.trainer.nonfinite_limit, []).append(updates)
+        limits.setdefault(self.trainer.recovery.nonfinite_limit, []).append(updates)
         return original(self, updates)
 
     monkeypatch.setattr(step_work.Alternative, "_train", train)

@@ -200,7 +200,8 @@ def _alternatives(
     ):
         plain = only_plain(trainer, setup)
         for mix in mixes:
-            own = dataclasses.replace(trainer if "smmix" in mix else plain, nonfinite_limit=limit)
+            recovery = dataclasses.replace(trainer.recovery, nonfinite_limit=limit)
+            own = dataclasses.replace(trainer if "smmix" in mix else plain, recovery=recovery)
             # Both of its branches, as often.
             updates = args.steps + args.steps % 2 if mix == "half smmix" else args.steps
             found[f"{mix}{how}{source}{guard}"] = Alternative(own, batches[mix], updates, bool(source))
