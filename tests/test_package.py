@@ -236,3 +236,10 @@ def test_functions_take_few_parameters():
                     if each.arg not in ("self", "cls")])  # fmt: skip
 
     assert [name for name, node in functions() if count(node) > 13 and node.name not in PUBLIC] == []
+
+
+def test_the_trainer_names_no_method_of_the_step():
+    """Its recipes may: they are flags."""
+    words = ("smmix", "token_head", "fine_grained", "consistency")
+    lines = [line for file in TRAIN.rglob("*.py") for line in file.read_text().lower().splitlines()]
+    assert [line for line in lines if any(word in line for word in words)] == []

@@ -44,6 +44,8 @@ class StepMethod(TrainingTask):
             ``--NAME-FIELD``.
         prefixes: of the names that tensors of its own have where a file holds them beside the model's.
         average_note: what is to be said of a moving average in such a file.
+        short_form: a sentence on what ``--NAME`` does, beside which there is ``--NAME-prob``; "" where the method is
+            chosen by ``--mix NAME=SHARE`` alone.
         compiled_by_part: whether :meth:`forward` calls parts of the model instead of the model, so that
             ``--torchcompile`` has to compile them one by one.
 
@@ -57,6 +59,7 @@ class StepMethod(TrainingTask):
     Options: ClassVar[type[Any]] = NoOptions
     prefixes: ClassVar[tuple[str, ...]] = ()
     average_note: ClassVar[str] = ""
+    short_form: ClassVar[str] = ""
     compiled_by_part: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, num_classes: int, *, smoothing: float = 0.0, options: Any = None) -> None:

@@ -146,7 +146,7 @@ def report(trainer: Trainer, loader: TolerantLoader, settings: Settings, updates
         Lines for the main rank to print; None on the others.
     """
     bench = Benchmark(trainer, loader)
-    choices = shares(settings.methods)
+    choices = shares(settings)
     branches = [*choices, *(["none"] if sum(choices.values()) < 1 - 1e-9 else [])]
     warm_up = bench.warm_up(branches)
     steady = bench.phase(updates)

@@ -235,7 +235,7 @@ def create_step(
     Raises:
         ConfigError: if a method cannot serve the model, or an image size.
     """
-    chosen = () if settings.run.eval_only else shares(settings.methods)
+    chosen = () if settings.run.eval_only else shares(settings)
     options, smoothing = settings.options, settings.mixing.smoothing
     methods = [
         kind(model, num_classes, smoothing=smoothing, options=options.get(kind.name))

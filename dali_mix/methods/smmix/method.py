@@ -47,6 +47,7 @@ class SMMixStep(StepMethod):
     prefixes = ("token_head.",)
     # ChenMnZ/SMMix @14b1edc ``engine.py``.
     average_note = "if the SMMix authors' code wrote it, its moving average holds the initial weights"
+    short_form = "Mix by the attention of the model under training."
     compiled_by_part = True
 
     def __init__(self, model: nn.Module, num_classes: int, *, smoothing: float = 0.0, options: Any = None) -> None:

@@ -131,7 +131,7 @@ def read_recipe(args: argparse.Namespace, **alone: Any) -> Recipe | None:
     pipeline = settings.data.pipeline
     if pipeline != "imagenet":
         raise ConfigError(f"--recipe {name} has --pipeline {pipeline}; only those with imagenet are measured")
-    recipe = Recipe(settings, augmentation(settings), shares(settings.methods))
+    recipe = Recipe(settings, augmentation(settings), shares(settings))
     _check_effect(recipe, given)
     return recipe
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.options import Needs
-from dali_mix.train.settings.choices import SHORT_FORMS, check_mix, how_to_choose, shares
+from dali_mix.train.settings.choices import check_mix, how_to_choose, shares, short_forms
 from dali_mix.train.settings.methods import step_methods
 from dali_mix.train.settings.sections import Settings, all_settings
 from dali_mix.train.settings.sections.data import Data
@@ -94,17 +94,23 @@ def _check_model(model: Model, run: Run) -> None:
 def _check_methods(settings: Settings) -> None:
     own, flags = settings.methods, settings.flags()
     check_mix(own.mix)
-    short = next((name for name in SHORT_FORMS if flags[name]), None)
+    short = next((name for name in short_forms() if flags[name]), None)
     if own.mix and short:
         raise ConfigError(f"--mix and {_shown(short)} both choose methods; leave one of them out")
-    if own.smmix and own.smmix_prob == 0:
-        raise ConfigError("--smmix has no effect with --smmix-prob 0; leave both out")
+    for name, form in settings.short_forms.items():
+        if form.on and form.prob == 0:
+            raise ConfigError(f"{_shown(name)} has no effect with {_shown(name)}-prob 0; leave both out")
     both = own.mixup and (own.cutmix or own.cutmix_minmax)
     if _is_changed("mixup_switch_prob", own.mixup_switch_prob) and not both:
         raise ConfigError("--mixup-switch-prob has no effect unless both --mixup and --cutmix are on")
-    chosen = shares(own)
+    chosen = shares(settings)
+    if sum(chosen.values()) > 1 + 1e-6:
+        raise ConfigError(f"the methods' shares are {sum(chosen.values()):g} together; they may be 1 at most")
+    if own.mixup_off_epoch and not chosen:
+        *others, last = [_shown(name) for name in short_forms()]
+        raise ConfigError(f"--mixup-off-epoch has no effect without {', '.join(others)} or {last}")
     for each in all_settings():
-        if each.method and flags[each.flag] != each.default:
+        if each.section == "options" and flags[each.flag] != each.default:
             if each.method not in chosen:
                 raise ConfigError(f"{_shown(each.flag)} has no effect without {how_to_choose(each.method)}")
             if each.field.name == "alpha" and not own.mix:

@@ -9,42 +9,42 @@ from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.fn.mixing.base import methods as graph_methods
-from dali_mix.train.settings.methods import method_names
+from dali_mix.train.settings.methods import method_names, short_form_kinds
 from dali_mix.train.settings.sections import Settings
-from dali_mix.train.settings.sections.training import Methods
-
-SHORT_FORMS = ("mixup", "cutmix", "smmix")
-"""Flags that choose a method without ``--mix``: those of timm, whose value is alpha, and a switch."""
 
 
-def shares(own: Methods) -> dict[str, float]:
+def short_forms() -> list[str]:
+    """Flags that choose a method without ``--mix``: those of timm, whose value is alpha, and switches."""
+    return ["mixup", "cutmix", *short_form_kinds()]
+
+
+def shares(settings: Settings) -> dict[str, float]:
     """The probability per batch of each method, by its name.
 
-    timm's two probabilities keep their meaning, and share what SMMix leaves: ``--smmix --mixup 0.8``
-    is the SMMix authors' recipe, half SMMix and half Mixup.
+    timm's two probabilities keep their meaning, and share what the step's methods leave: one of them beside
+    ``--mixup 0.8``, without a probability of its own, takes half of the batches.
     """
+    own = settings.methods
     if own.mix:
         return dict(own.mix)
     mixup, cutmix = own.mixup > 0, own.cutmix > 0 or own.cutmix_minmax is not None
-    smmix = 0.0
-    if own.smmix:
-        smmix = (0.5 if mixup or cutmix else 1.0) if own.smmix_prob is None else own.smmix_prob
-    mixed = (1 - smmix) * own.mixup_prob
+    default = 0.5 if mixup or cutmix else 1.0
+    in_step = {
+        name: default if form.prob is None else form.prob for name, form in settings.short_forms.items() if form.on
+    }
+    mixed = (1 - sum(in_step.values())) * own.mixup_prob
     switch = own.mixup_switch_prob if mixup else 1.0
     choices = {
         "cutmix": mixed * switch if cutmix else 0.0,
         "mixup": mixed * (1 - switch if cutmix else 1.0) if mixup else 0.0,
-        "smmix": smmix,
-    }
+    } | in_step
     return {name: probability for name, probability in choices.items() if probability > 0}
 
 
 def choices(settings: Settings) -> dict[Any, float]:
     """What ``random_mix`` takes: methods of the graph as values, those of the training step by their names."""
     in_graph = graph_methods()
-    return {
-        _value(name, settings) if name in in_graph else name: share for name, share in shares(settings.methods).items()
-    }
+    return {_value(name, settings) if name in in_graph else name: share for name, share in shares(settings).items()}
 
 
 def _value(name: str, settings: Settings) -> Any:
@@ -54,8 +54,8 @@ def _value(name: str, settings: Settings) -> Any:
 
 
 def how_to_choose(method: str) -> str:
-    """The flag that does: "--smmix", "--mix resizemix=SHARE"."""
-    return f"--{method}" if method in SHORT_FORMS else f"--mix {method}=SHARE"
+    """The flag that does: "--cutmix", "--mix resizemix=SHARE"."""
+    return f"--{method}" if method in short_forms() else f"--mix {method}=SHARE"
 
 
 def check_mix(mix: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dali_mix.fn.mixing.base import methods as graph_methods
 from dali_mix.methods import registered
+from dali_mix.options import option, probability
 
 
 def option_kinds() -> dict[str, type[Any]]:
@@ -23,3 +24,15 @@ def step_methods() -> set[str]:
 def method_names() -> list[str]:
     """The names of all methods, sorted."""
     return sorted(step_methods() | graph_methods().keys())
+
+
+def short_form_kinds() -> dict[str, type[Any]]:
+    """For each step method with a short form the class of its two flags: "on", and "prob", its share or None."""
+    return {kind.name: _short_form(kind.name, kind.short_form) for kind in registered() if kind.short_form}
+
+
+def _short_form(name: str, about: str) -> type[Any]:
+    share = f"Probability of {name}, by default 0.5 beside Mixup or CutMix, else 1."
+    on = ("on", bool, option(False, help=about, flag=name))
+    prob = ("prob", "float | None", option(None, probability, share, needs=name, flag=f"{name}_prob", metavar="PROB"))
+    return dataclasses.make_dataclass(f"ShortForm_{name}", [on, prob], frozen=True, kw_only=True)

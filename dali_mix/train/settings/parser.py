@@ -28,7 +28,7 @@ def build_parser(prog: str = "train_imagenet.py") -> Parser:
     """All flags; where timm 1.0.31's ``train.py`` has one, its name, type, default and meaning."""
     parser = Parser(
         prog=prog,
-        description="Train an image classifier: DALI decodes, augments and mixes; SMMix mixes by attention.",
+        description="Train an image classifier: DALI decodes, augments and mixes, or the step mixes by the model.",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -36,6 +36,7 @@ def build_parser(prog: str = "train_imagenet.py") -> Parser:
                         help="Show the version and exit.")  # fmt: skip
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     titles = {section.name: section.metadata["group"] for section in sections()}
+    titles["short_forms"] = titles["methods"]
     for each in all_settings():
         title = titles.get(each.section, "options of methods")
         if title not in groups:

@@ -31,7 +31,7 @@ def test_a_recipe_is_overridden_by_the_file_and_that_by_the_command_line(tmp_pat
     expected = {"model": "deit_small_patch16_224", "epochs": 20, "mixup": 0.3, "smmix": True}
     assert expected.items() <= settings.flags().items()
     settings = parse_args("--recipe smmix_deit_small --data-dir x --no-smmix".split())
-    assert not settings.methods.smmix
+    assert not settings.short_forms["smmix"].on
 
 
 def test_a_list_in_a_recipe_does_not_swallow_the_data_folder():

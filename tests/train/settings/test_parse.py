@@ -8,7 +8,7 @@ from dali_mix.train.settings.choices import shares
 
 
 def choices_of(flags):
-    return shares(parse_args(["--data-dir", "x", *flags.split()]).methods)
+    return shares(parse_args(["--data-dir", "x", *flags.split()]))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_demo_sets_defaults_that_flags_override():
     args = parse_args(["--demo", "--epochs", "3", "--model-kwargs", "depth=1"])
     assert args.schedule.epochs == 3
     assert args.model.model_kwargs == {"depth": 1}
-    assert args.methods.smmix
+    assert args.short_forms["smmix"].on
     assert args.model.img_size == 64
 
 

@@ -13,7 +13,7 @@ from dali_mix.fn.image.decoder_settings import DecoderSettings
 from dali_mix.fn.image.settings import Augmentation, Crop
 from dali_mix.fn.sections import Mixing
 from dali_mix.options import Option, default_of, flag_default_of, flag_of, options_of
-from dali_mix.train.settings.methods import option_kinds
+from dali_mix.train.settings.methods import option_kinds, short_form_kinds
 from dali_mix.train.settings.sections.data import Data, Entry, Reading
 from dali_mix.train.settings.sections.model import BatchNorm, Device, Ema, Model, Precision
 from dali_mix.train.settings.sections.run import Log, Recovery, Run
@@ -55,6 +55,9 @@ class Settings:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The options of every known method, by its name: what it declares itself."""
 
+    short_forms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The short form of every step method that has one, by its name: whether it is "on", and its "prob"."""
+
     @classmethod
     def of(cls, flags: Mapping[str, Any] | None = None) -> Settings:
         """The settings of some flags, by their names with "_"; the others have the command line's defaults.
@@ -66,6 +69,7 @@ class Settings:
         return cls(
             **{section.name: _filled(section.metadata["kind"], values) for section in sections()},
             options={name: _filled(kind, values, f"{name}_") for name, kind in option_kinds().items()},
+            short_forms={name: _filled(kind, values) for name, kind in short_form_kinds().items()},
         )
 
     def changed(self, **flags: Any) -> Settings:
@@ -85,7 +89,7 @@ class Setting(NamedTuple):
         field: of its section.
         option: what that says of itself.
         section: name in :class:`Settings`.
-        method: whose option it is; "" for none.
+        method: whose option or short form it is; "" for none.
     """
 
     flag: str
@@ -101,8 +105,8 @@ class Setting(NamedTuple):
 
     def value(self, settings: Settings) -> Any:
         """What it is set to."""
-        section = settings.options[self.method] if self.method else getattr(settings, self.section)
-        return getattr(section, self.field.name)
+        section = getattr(settings, self.section)
+        return getattr(section[self.method] if self.method else section, self.field.name)
 
 
 def sections() -> list[dataclasses.Field[Any]]:
@@ -117,6 +121,11 @@ def all_settings() -> list[Setting]:
         for section in sections()
         for field, own in options_of(section.metadata["kind"])
     }
+    for name, kind in short_form_kinds().items():
+        for field, own in options_of(kind):
+            if flag_of(field) in found:
+                raise ConfigError(f"the method {name} would have the flag --{flag_of(field)}, which there is already")
+            found[flag_of(field)] = Setting(flag_of(field), field, own, "short_forms", name)
     for name, kind in option_kinds().items():
         for field, own in options_of(kind):
             flag = f"{name}_{field.name}"

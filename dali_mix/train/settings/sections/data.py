@@ -34,7 +34,7 @@ class Entry:
     imports: tuple[Path, ...] = _free((), Path,
         "Python files to run first: what they register, such as a mixing method, can then be chosen.", flag="import",
         nargs="+", metavar="FILE")  # fmt: skip
-    demo: bool = _free(False, help="Make a small data set, and train a small ViT on it with SMMix.", negatable=False)
+    demo: bool = _free(False, help="Make a small data set, and train a small ViT on it.", negatable=False)
 
 
 @dataclass(frozen=True, kw_only=True)

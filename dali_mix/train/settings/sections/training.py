@@ -97,7 +97,7 @@ _MIXED = Needs(("mixup", "cutmix"), unsaid=("cutmix_minmax",))
 
 @dataclass(frozen=True, kw_only=True)
 class Methods:
-    """Which batches are mixed by which method: timm's short forms for CutMix and Mixup, and SMMix's."""
+    """Which batches are mixed by which method: timm's short forms for CutMix and Mixup, and ``--mix`` for all."""
 
     mix: dict[str, float] = option({}, fraction,
         "Methods to mix by, each with its share of the batches; the rest is left unmixed.", pairs=True,
@@ -113,11 +113,7 @@ class Methods:
         metavar="PROB")  # fmt: skip
     mixup_off_epoch: int = option(0, non_negative_int,
         "Epochs, counted from 0, after which nothing is mixed; 0 mixes to the end.",
-        needs=Needs(("mixup", "cutmix", "smmix"), unsaid=("cutmix_minmax", "mix")), metavar="N")  # fmt: skip
-    smmix: bool = option(False, help="Mix by the attention of the model under training.")
-    smmix_prob: float | None = option(None, probability,
-        "Probability of SMMix, by default 0.5 beside Mixup or CutMix, else 1.", needs="smmix",
-        metavar="PROB")  # fmt: skip
+        metavar="N")  # fmt: skip
 
     def __post_init__(self) -> None:
         pair = self.cutmix_minmax
