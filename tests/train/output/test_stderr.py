@@ -16,7 +16,7 @@ from dali_mix.train.output import stderr
 from tests.hostile import encoded, flipped_bytes, photo
 from tests.train.conftest import FAST
 
-ROOT = Path(stderr.__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 IMPORT = f"import sys; sys.path.insert(0, {str(Path(stderr.__file__).parent)!r}); from stderr import quiet_decoders\n"
 """Without the package, which would take seconds."""
 
