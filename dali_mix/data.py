@@ -24,6 +24,7 @@ from dali_mix.loading.recovery import TolerantLoader as TolerantLoader
 from dali_mix.sources.folder import ImageFolder as ImageFolder
 from dali_mix.sources.folder import find_split as find_split
 from dali_mix.sources.folder import scan_image_folder as scan_image_folder
+from dali_mix.sources.reading import GraphReader as GraphReader
 from dali_mix.sources.reading import feed_images as feed_images
 from dali_mix.sources.reading import read_images as read_images
 from dali_mix.sources.reading import scheduled_size as scheduled_size

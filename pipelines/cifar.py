@@ -12,6 +12,7 @@ Source: CutMix (Yun 2019), section 4.1, and clovaai/CutMix-PyTorch ``train.py`` 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,6 @@ from PIL import Image
 
 from dali_mix import fn as mix
 from dali_mix.data import (
-    ImageFolder,
     Mixing,
     Output,
     Reading,
@@ -35,10 +35,10 @@ from dali_mix.data import (
     decode_images,
     normalization,
     read_images,
-    scan_image_folder,
     select_backend,
 )
 from dali_mix.errors import ConfigError
+from dali_mix.sources import Source, open_source
 
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
@@ -50,7 +50,7 @@ _LOOKED_AT = 16
 
 
 def cifar_train(
-    data: ImageFolder | str | Path,
+    data: Source | str | Path,
     *,
     batch_size: int,
     img_size: int = 32,
@@ -76,16 +76,16 @@ def cifar_train(
     Raises:
         ConfigError: if the files' images are of another size.
     """
-    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
-    _check_size(folder, img_size)
+    source = data if isinstance(data, Source) else open_source(data)
+    _check_size(source, img_size)
     backend = select_backend(device, reading.device_id)
     return _train_graph(
-        partial(read_images, folder, training=True, **reading.shard(), shuffle_seed=reading.branch_seed),
+        partial(read_images, source, training=True, **reading.shard(), shuffle_seed=reading.branch_seed),
         decoding={"decoder": backend.decoder, "decoder_settings": reading.decoder_settings},
         img_size=img_size,
         padding=padding,
         mixing=mixing.arguments()
-        | {"num_classes": len(folder.classes), "choices": choices, "branch_seed": reading.branch_seed},
+        | {"num_classes": len(source.classes), "choices": choices, "branch_seed": reading.branch_seed},
         output=output,
         batch_size=batch_size,
         num_threads=num_threads,
@@ -97,7 +97,7 @@ def cifar_train(
 
 
 def cifar_val(
-    data: ImageFolder | str | Path,
+    data: Source | str | Path,
     *,
     batch_size: int,
     img_size: int | None = None,
@@ -115,15 +115,15 @@ def cifar_val(
     Raises:
         ConfigError: if the files' images are of another size.
     """
-    folder = data if isinstance(data, ImageFolder) else scan_image_folder(data)
+    source = data if isinstance(data, Source) else open_source(data)
     if img_size is not None:
-        _check_size(folder, img_size)
+        _check_size(source, img_size)
     backend = select_backend(device, reading.device_id)
     return _val_graph(
-        partial(read_images, folder, training=False, **reading.shard()),
+        partial(read_images, source, training=False, **reading.shard()),
         decoding={"decoder": backend.decoder, "decoder_settings": reading.decoder_settings},
         img_size=img_size,
-        num_classes=len(folder.classes),
+        num_classes=len(source.classes),
         output=output,
         batch_size=batch_size,
         num_threads=num_threads,
@@ -150,20 +150,20 @@ def _val_graph(source, decoding, img_size, num_classes, output):
     return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**output.arguments())))
 
 
-def _check_size(folder: ImageFolder, img_size: int) -> None:
+def _check_size(images: Source, img_size: int) -> None:
     """Refuse files of another size, which would be padded or cut, before anything is made of them."""
-    for index in np.unique(np.linspace(0, len(folder.files) - 1, _LOOKED_AT).astype(int)):
-        path = folder.root / folder.files[index]
+    for index in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int)).tolist():
         try:
-            with Image.open(path) as image:
+            (found,) = images.read([index])
+            with Image.open(found if isinstance(found, str) else io.BytesIO(bytes(found))) as image:
                 width, height = image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # a bad file is replaced while the pipeline runs
+        except Exception:  # a bad file is replaced while the pipeline runs; sources and PIL raise nearly anything
+            continue
         if (width, height) != (img_size, img_size):
             hint = f"--img-size {width} (img_size={width})" if width == height else "square images of one size"
             raise ConfigError(
-                f"{str(path)!r} has {width} x {height} pixels, not the {img_size} x {img_size} that are wanted, and "
-                f"this pipeline does not resize: give {hint}, or --pipeline imagenet"
+                f"{images.describe(index)!r} has {width} x {height} pixels, not the {img_size} x {img_size} that are "
+                f"wanted, and this pipeline does not resize: give {hint}, or --pipeline imagenet"
             )
 
 

@@ -19,8 +19,9 @@ to 18, and on black letters on white up to 20, 2 % of the values by more than on
 
 What all pipelines here and in ``pipelines.cifar`` take:
 
-    data: a folder with one sub-folder per class, or the result of scanning one; None, where allowed,
-        makes a graph that is fed from outside, through the inputs "jpegs" and "labels".
+    data: a source (``dali_mix.sources``), or what ``open_source`` takes: a folder with one sub-folder per class, or
+        "list:train.csv"; None, where allowed, makes a graph that is fed from outside, through the inputs "jpegs" and
+        "labels".  Of a ``GraphReader(source)`` the graph can be serialized.
     batch_size: images per batch on this rank.
     img_size: side of the square images in pixels.
     num_classes: K; None takes the number of class folders.
@@ -40,7 +41,6 @@ What training pipelines take besides:
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -56,7 +56,6 @@ from dali_mix import fn as mix
 from dali_mix.data import (
     Augmentation,
     Crop,
-    ImageFolder,
     Mixing,
     Output,
     Reading,
@@ -68,17 +67,18 @@ from dali_mix.data import (
     random_resized_crop,
     read_images,
     resize_center_crop,
-    scan_image_folder,
     scheduled_size,
     select_backend,
 )
 from dali_mix.errors import ConfigError
+from dali_mix.sources import Source, open_source
+from dali_mix.sources.reading import GraphReader
 
 _CROP, _AUGMENTATION, _MIXING, _OUTPUT, _READING = Crop(), Augmentation(), Mixing(), Output(), Reading()
 
 
 def imagenet_train(
-    data: ImageFolder | str | Path | None,
+    data: Source | str | Path | None,
     *,
     batch_size: int,
     img_size: int | Callable[[int, int], int] = 224,
@@ -109,7 +109,7 @@ def imagenet_train(
     backend = select_backend(device, reading.device_id)
     return _train_graph(
         source,
-        img_size=_size(img_size, data, batch_size, reading.num_shards),
+        img_size=_size(img_size, data, batch_size),
         crop=crop,
         decoding={"decoder": backend.decoder, "decoder_settings": reading.decoder_settings},
         augmentation=augmentation,
@@ -126,7 +126,7 @@ def imagenet_train(
 
 
 def imagenet_val(
-    data: ImageFolder | str | Path | None,
+    data: Source | str | Path | None,
     *,
     batch_size: int,
     img_size: int = 224,
@@ -171,7 +171,7 @@ def imagenet_val(
 
 
 def _source(
-    data: ImageFolder | None, num_classes: int | None, **reading: Any
+    data: Source | None, num_classes: int | None, **reading: Any
 ) -> tuple[Callable[[], tuple[DataNode, DataNode]], int]:
     """What puts encoded images and labels into the graph, and the number of classes."""
     if data is None:
@@ -180,26 +180,25 @@ def _source(
         return feed_images, num_classes
     if num_classes is not None and num_classes < len(data.classes):
         raise ConfigError(
-            f"num_classes is {num_classes}, and {data.root} has {len(data.classes)} classes; give their number or more"
+            f"num_classes is {num_classes}, and {data.name} has {len(data.classes)} classes; give their number or more"
         )
     return partial(read_images, data, **reading), num_classes or len(data.classes)
 
 
-def _opened(data: ImageFolder | str | Path | None) -> ImageFolder | None:
-    """The folder, listed if only its path is given."""
-    return data if data is None or isinstance(data, ImageFolder) else scan_image_folder(data)
+def _opened(data: Source | str | Path | None) -> Source | None:
+    """The images, listed if only their place is given."""
+    return data if data is None or isinstance(data, Source) else open_source(data)
 
 
 def _size(
-    img_size: int | Callable[[int, int], int], data: ImageFolder | None, batch_size: int, num_shards: int
+    img_size: int | Callable[[int, int], int], data: Source | None, batch_size: int
 ) -> Callable[[], int | DataNode]:
     """What gives the graph its image size."""
     if not callable(img_size):
         return lambda: img_size
-    if data is None:
-        raise ConfigError("an img_size that changes needs a folder: without one there are no epochs")
-    batches = math.ceil(len(data) // num_shards / batch_size)
-    return partial(scheduled_size, img_size, batch_size=batch_size, batches_per_epoch=batches)
+    if data is None or isinstance(data, GraphReader):
+        raise ConfigError("an img_size that changes needs images to read: without them there are no epochs")
+    return partial(scheduled_size, img_size, batch_size=batch_size)
 
 
 @pipeline_def
@@ -257,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     build = imagenet_val if args.val else imagenet_train
     try:
         pipeline = build(
-            args.data_dir,
+            GraphReader(open_source(args.data_dir)) if args.data_dir else None,
             batch_size=args.batch_size,
             img_size=args.img_size,
             num_classes=args.num_classes or (None if args.data_dir else 1000),

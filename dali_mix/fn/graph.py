@@ -16,11 +16,10 @@ from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
+from dali_mix.dali_private import conditional, is_deserialized
+
 Node: TypeAlias = DataNode
 OpArguments: TypeAlias = Callable[[str], dict[str, Any]]
-
-# What DALI's own `if` is made of; missing from its type stubs.
-_conditional: Any = fn._conditional  # type: ignore[attr-defined]
 
 _calls_by_pipeline: WeakKeyDictionary[Pipeline, Counter[str]] = WeakKeyDictionary()
 
@@ -61,7 +60,7 @@ def methods_of(pipeline: Pipeline) -> set[str] | None:
     Returns:
         None for a pipeline that was not defined in this process, of which nothing is known.
     """
-    if pipeline._deserialized:
+    if is_deserialized(pipeline):
         return None
     return {"cutmix", "mixup", "mix"} & set(_calls_by_pipeline.get(pipeline, ()))
 
@@ -153,8 +152,8 @@ def route(condition: Node, then: Callable[..., Node], otherwise: Callable[..., N
         then, otherwise: must not use constant nodes, which would have the size of the whole batch.
         nodes: what the functions take.
     """
-    chosen, rest = zip(*(_conditional.split(node, predicate=condition) for node in nodes), strict=True)
-    return _conditional.merge(then(*chosen), otherwise(*rest), predicate=condition)
+    chosen, rest = zip(*(conditional.split(node, predicate=condition) for node in nodes), strict=True)
+    return conditional.merge(then(*chosen), otherwise(*rest), predicate=condition)
 
 
 def same(node: Node, *_draws: Node) -> Node:

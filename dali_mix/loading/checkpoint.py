@@ -1,4 +1,4 @@
-"""DALI's checkpoints: what is in one, and setting a pipeline to one.
+"""What is in DALI's checkpoints.
 
 A checkpoint is a protocol buffer: field 1, repeated, is an operator's name and state, field 2 the counters of the
 pipeline and of the iterator, both JSON.  A reader's state is its random numbers, the epoch and its place in the epoch.
@@ -9,54 +9,12 @@ from __future__ import annotations
 import json
 from typing import Any, TypeAlias
 
-from nvidia.dali.pipeline import Pipeline
-
 _Fields: TypeAlias = list[tuple[int, Any]]
 """Number of a field, and its bytes or its integer."""
 
 _OPERATOR, _COUNTERS = 1, 2
 _NAME, _STATE = 1, 2
 _EPOCH, _PLACE = 2, 3
-
-
-def restore(pipeline: Pipeline, checkpoint: bytes) -> None:
-    """Set a built pipeline that has not run to where a checkpoint was taken.
-
-    DALI takes a checkpoint only where a pipeline is constructed; these two lines are what its own
-    ``deserialize_and_build`` does with a pipeline that exists.
-    """
-    pipeline._checkpoint = checkpoint
-    pipeline._restore_state_from_checkpoint()
-
-
-def move_to(pipeline: Pipeline, checkpoint: bytes) -> None:
-    """Set a pipeline that has run to where a checkpoint of it was taken.
-
-    DALI cannot do this.  What runs is built anew, from the same operators, and what was prepared is thrown away.
-    """
-    pipeline._pipe.Shutdown()
-    pipeline._pipe = None
-    pipeline._built = pipeline._backend_prepared = False
-    pipeline._first_iter, pipeline._last_iter, pipeline._batches_to_consume = True, False, 0
-    pipeline._checkpoint = checkpoint
-    pipeline.build()
-
-
-def reader_arguments(pipeline: Pipeline, name: str) -> tuple[str, dict[str, Any]] | None:
-    """What a reader was made with.
-
-    Args:
-        pipeline: built.
-        name: of the reader.
-
-    Returns:
-        the operator and its arguments; None for a pipeline that was deserialized, of which Python knows nothing.
-    """
-    for instance in pipeline._ops or ():
-        if instance.name == name:
-            operator = instance._op
-            return type(operator).__name__, dict(operator._init_args)
-    return None
 
 
 def at_next_epoch(checkpoint: bytes, reader: str, rest: int) -> bytes | None:
@@ -121,14 +79,6 @@ def adapted(checkpoint: bytes, own: bytes) -> bytes:
             value = _encode([(_NAME, name), (_STATE, states[name])])
         result.append((key, counters if key == _COUNTERS else value))
     return _encode(result)
-
-
-def with_reader(checkpoint: bytes, other: bytes, reader: str) -> bytes:
-    """A checkpoint with the reader's state from another one; DALI refuses one of another pipeline as a whole."""
-    fields = _decode(checkpoint)
-    others = _decode(other)
-    fields[_operator(fields, reader)[0]] = others[_operator(others, reader)[0]]
-    return _encode(fields)
 
 
 def _operators(fields: _Fields) -> list[dict[int, Any]]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from nvidia.dali.pipeline import Pipeline
 
-from dali_mix.loading.checkpoint import reader_arguments
-from dali_mix.sources.reading import reading_of
+from dali_mix.dali_private import operator_arguments
 
 _PATHS = ("file_root", "path", "paths", "files", "index_path", "index_paths", "file_list", "annotations_file")
 _READ = ("index_path", "index_paths", "file_list")
@@ -23,8 +22,8 @@ _NOT_DATA = frozenset(
 )
 
 
-def dataset_digest(pipeline: Pipeline, reader: str) -> str | None:
-    """The fingerprint of the data set that a pipeline reads.
+def digest_of_reader(pipeline: Pipeline, reader: str) -> str | None:
+    """The fingerprint of the data set that a reader of DALI's reads.
 
     Args:
         pipeline: built.
@@ -33,10 +32,7 @@ def dataset_digest(pipeline: Pipeline, reader: str) -> str | None:
     Returns:
         None if it cannot be known: of a pipeline that was deserialized, and of a reader that takes no path.
     """
-    reading = reading_of(pipeline)
-    if reading is not None:
-        return reading.dataset
-    found = reader_arguments(pipeline, reader)
+    found = operator_arguments(pipeline, reader)
     if found is None or not any(found[1].get(name) for name in _PATHS):
         return None
     operator, arguments = found

@@ -11,7 +11,6 @@ from dali_mix.errors import ConfigError
 from dali_mix.fn import implementation_of
 from dali_mix.fn.implementation import AUGMENTATION, MIXING
 from dali_mix.fn.outputs import image_type_of
-from dali_mix.loading.digest import dataset_digest
 
 UNKNOWN = "unknown"
 """Stands for the data of a pipeline of which they cannot be known."""
@@ -19,20 +18,18 @@ UNKNOWN = "unknown"
 _log = logging.getLogger(__name__)
 
 
-def fingerprint_of(pipeline: Pipeline, meta: dict[str, Any], last_batch: str) -> dict[str, Any]:
+def fingerprint_of(pipeline: Pipeline, facts: dict[str, Any], last_batch: str) -> dict[str, Any]:
     """What must be equal where a state is loaded, or DALI would accept it and diverge; plain types only.
 
     Args:
         pipeline: built.
-        meta: of its reader, with its name.
+        facts: of its stream.
         last_batch: of the loader.
     """
     return {
-        "dataset": dataset_digest(pipeline, meta["name"]) or UNKNOWN,
-        "num_samples": meta["epoch_size"],
+        **facts,
+        "dataset": facts["dataset"] or UNKNOWN,
         "batch_size": int(pipeline.max_batch_size),
-        "shard_id": meta["shard_id"],
-        "num_shards": meta["number_of_shards"],
         "last_batch": last_batch,
         MIXING: implementation_of(pipeline, MIXING),
         AUGMENTATION: implementation_of(pipeline, AUGMENTATION),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
-from nvidia.dali.pipeline import Pipeline
-
+from dali_mix.dali_private import forget_pipelines
 from dali_mix.errors import ConfigError
 
 _in_use = False
@@ -31,16 +29,11 @@ def require_own_dali() -> None:
         )
     if not _in_use:
         _in_use = True
-        os.register_at_fork(after_in_child=_forget_pipelines)
+        os.register_at_fork(after_in_child=_after_fork)
 
 
-def _forget_pipelines() -> None:
-    """Keep DALI from shutting inherited pipelines down, at exit or when they are collected: it would wait for ever."""
+def _after_fork() -> None:
+    """Keep DALI from shutting inherited pipelines down: it would wait for ever."""
     global _forked
     _forked = True
-    for reference in Pipeline._pipes:
-        pipeline = reference()
-        if pipeline is not None:
-            # With one reference too many it is never destroyed.  In a list it would be, as the interpreter ends.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(pipeline))
-    Pipeline._pipes.clear()  # what DALI's own exit handler goes through
+    forget_pipelines()

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
+from dali_mix.dali_private import begin_at, keeps_checkpoints, move_to, place_of, restore, set_place
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.loading.batch import Batch as Batch
 from dali_mix.loading.batch import Outputs
-from dali_mix.loading.checkpoint import adapted, at_next_epoch, move_to, reader_arguments, restore
+from dali_mix.loading.checkpoint import adapted
 from dali_mix.loading.dali_errors import cause_of, mistake_of
 from dali_mix.loading.fingerprint import check_fingerprint, fingerprint_of
 from dali_mix.loading.forking import require_own_dali
 from dali_mix.loading.loops import EpochLoader
+from dali_mix.loading.stream import POLICIES, OwnStream, Stream, stream_of
+from dali_mix.sources.reading import feed_of
 
-_POLICIES = {"drop": LastBatchPolicy.DROP, "partial": LastBatchPolicy.PARTIAL}
 _DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
 """What DALI makes of the exceptions of its operators."""
 
@@ -34,9 +34,10 @@ class MixLoader(EpochLoader):
     """Iterate a pipeline that outputs what ``random_mix`` gives, images, targets, labels, branch, or the first of them.
 
     Args:
-        pipeline: with exactly one reader; images as HWC, or as CHW, which costs a copy.  Built on first use.
-        last_batch: "drop" the incomplete batch (training), or deliver it "partial" (validation).  The
-            reader must set ``pad_last_batch``, and for "partial" ``stick_to_shard`` too; for "drop" the
+        pipeline: with ``read_images``, or exactly one reader of DALI's; images as HWC, or as CHW, which costs a copy.
+            Built on first use.
+        last_batch: "drop" the incomplete batch (training), or deliver it "partial" (validation).  A
+            reader of DALI's must set ``pad_last_batch``, and for "partial" ``stick_to_shard`` too; for "drop" the
             number of images must be a multiple of the number of shards.
         after_break: what a new loop delivers where the one before was left within an epoch: the "next_epoch",
             as a DataLoader does, or the "rest" of that one.  A validation loop always begins with the first image.
@@ -57,28 +58,22 @@ class MixLoader(EpochLoader):
 
     def __init__(self, pipeline: Pipeline, last_batch: str = "drop", *, after_break: str = "next_epoch") -> None:
         super().__init__(after_break)
-        if last_batch not in _POLICIES:
+        if last_batch not in POLICIES:
             raise ConfigError(f"last_batch must be 'drop' or 'partial', got {last_batch!r}")
         if last_batch == "partial" and after_break == "rest":
             raise ConfigError("after_break='rest' is for training: with last_batch='partial' a loop begins anew")
         self._pipeline: Pipeline | None = pipeline
         self._last_batch = last_batch
         self._iterator: DALIGenericIterator | None = None
-        self._meta: dict[str, Any] | None = None
+        self._known_stream: Stream | None = None
         self._outputs: Outputs | None = None
         self._fingerprinted: dict[str, Any] | None = None
-        self._delivered = 0
+        self._epoch = self._delivered = 0
         self._failure: str | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch on this rank; the same in every epoch."""
-        meta = self._reader_meta()
-        size, shards = meta["epoch_size"], meta["number_of_shards"]
-        if self._last_batch == "drop":
-            return size // shards // self.batch_size
-        shard = meta["shard_id"]
-        own = size * (shard + 1) // shards - size * shard // shards
-        return math.ceil(own / self.batch_size)
+        return self._stream.batches
 
     @property
     def batch_size(self) -> int:
@@ -88,12 +83,17 @@ class MixLoader(EpochLoader):
     @property
     def num_samples(self) -> int:
         """Images in the data set, over all shards."""
-        return int(self._reader_meta()["epoch_size"])
+        return self._stream.num_samples
 
     @property
     def started(self) -> bool:
         """Whether a batch or the state has been asked for, so that no other state can be loaded."""
         return self._iterator is not None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over, in which all batches were delivered or which a loop has left."""
+        return self._epoch
 
     @property
     def delivered(self) -> int:
@@ -105,56 +105,87 @@ class MixLoader(EpochLoader):
             raise DataError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
         iterator = self._start()
         assert self._outputs is not None
-        while True:
-            position = self._position(iterator)
-            try:
-                outputs = next(iterator)[0]
-            except StopIteration:
-                self._end_epoch()
-                return None
-            except _DALI_ERRORS as error:
-                # After an error DALI's iterator says StopIteration for ever, so that a loop which
-                # catches errors would go on with empty epochs.
-                mistake = mistake_of(error)
-                self._failure = mistake or cause_of(error)
-                self._move_to(position, iterator)
-                kind = BatchError if mistake is None else DataError
-                raise kind(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
-            if len(outputs["images"]):
-                batch = self._outputs.batch(outputs)
-                self._delivered += 1
-                return batch
+        pipeline = self._open_pipeline()
+        place = place_of(pipeline, iterator)
+        try:
+            outputs = self._stream.take(iterator, self._delivered)
+        except _DALI_ERRORS as error:
+            # After an error DALI's iterator says StopIteration for ever, so that a loop which
+            # catches errors would go on with empty epochs.
+            mistake = mistake_of(error)
+            self._failure = mistake or self._named(cause_of(error))
+            # DALI counts the failed batch as delivered; ``state_dict`` is to be the one after the last good one.
+            set_place(pipeline, iterator, place)
+            kind = BatchError if mistake is None else DataError
+            raise kind(f"DALI could not deliver batch {self._delivered + 1}: {self._failure}") from error
+        if outputs is None:
+            self._end_epoch()
+            return None
+        batch = self._outputs.batch(outputs)
+        self._delivered += 1
+        return batch
+
+    def _named(self, cause: str) -> str:
+        """What went wrong, with the images' names where it was in reading them."""
+        feed = feed_of(self._open_pipeline())
+        return cause if feed is None else feed.named(cause, self._iteration)
 
     def _skip_rest(self) -> bool:
-        pipeline, iterator = self._open_pipeline(), self._start()
-        meta = self._reader_meta()
-        reader = reader_arguments(pipeline, meta["name"])
-        checkpoint = None
-        if pipeline._enable_checkpointing and reader is not None and not reader[1].get("random_shuffle"):
-            made = math.ceil(meta["epoch_size_padded"] // meta["number_of_shards"] / self.batch_size)
-            checkpoint = at_next_epoch(iterator.checkpoints()[0], meta["name"], made - self._delivered)
+        iterator, left = self._start(), len(self) - self._delivered
+        checkpoint = self._stream.next_epoch(iterator, self._delivered)
         if checkpoint is None:
-            left = len(self) - self._delivered
             _log.warning("a loop was left within its epoch; %d batches are read and thrown away to end it", left)
             return False
         self._iterator = None
-        move_to(pipeline, checkpoint)
-        self._delivered = 0
+        move_to(self._open_pipeline(), checkpoint)
+        self._begin_at(self._epoch + 1, 0)
         self._start()
         return True
 
-    def _position(self, iterator: DALIGenericIterator) -> tuple[int, bool]:
-        return self._open_pipeline()._consumer_iter, iterator._ever_consumed
+    @property
+    def _iteration(self) -> int:
+        """Batches before this one, in our order."""
+        feed = feed_of(self._open_pipeline())
+        return 0 if feed is None else self._epoch * feed.order.batches + self._delivered
 
-    def _move_to(self, position: tuple[int, bool], iterator: DALIGenericIterator) -> None:
-        """Make ``state_dict`` the one after the last good batch: DALI counts the failed one as delivered."""
-        self._open_pipeline()._consumer_iter, iterator._ever_consumed = position
+    def _begin_at(self, epoch: int, delivered: int) -> None:
+        """Count from here on, and let our own order go on here; the pipeline has not run."""
+        self._epoch, self._delivered = epoch, delivered
+        if isinstance(self._stream, OwnStream):
+            begin_at(self._open_pipeline(), self._iteration)
 
     def _end_epoch(self) -> None:
         if self._delivered != len(self):
             self._failure = f"the epoch ended after {self._delivered} of {len(self)} batches"
             raise DataError(self._failure)
-        self._delivered = 0
+        self._epoch, self._delivered = self._epoch + 1, 0
+
+    def begin_at(self, epoch: int, batch: int = 0) -> None:
+        """Begin with a later batch than the first: the images are those that come there, the random numbers are new.
+
+        Where ``state_dict`` of another loader cannot be loaded: on another number of ranks, or with other settings.  If
+        the batches of all ranks together are as large as they were, each update has the same images as it would have
+        had, within an epoch too; else only from the beginning of an epoch.
+
+        Args:
+            epoch: epochs that are over.
+            batch: batches of the epoch in progress that are over; the first loop then delivers its rest.
+
+        Raises:
+            ConfigError: if the loader has begun, its order is a DALI reader's, or there is no such batch.
+        """
+        if self._iterator is not None:
+            raise ConfigError("begin_at must come before the first batch; make a new pipeline and loader")
+        if not isinstance(self._stream, OwnStream):
+            raise ConfigError(
+                "begin_at needs a pipeline with read_images: a reader of DALI's begins with its first image"
+            )
+        if epoch < 0 or not 0 <= batch < len(self):
+            raise ConfigError(
+                f"epoch must be at least 0 and batch one of 0 to {len(self) - 1}, got {epoch} and {batch}"
+            )
+        self._begin_at(epoch, batch)
+        self._continues = batch > 0
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, exactly, also within an epoch; plain types only.
@@ -165,6 +196,7 @@ class MixLoader(EpochLoader):
         self._require_checkpointing()
         iterator = self._start()
         return {
+            "epoch": self._epoch,
             "delivered": self._delivered,
             "fingerprint": self._fingerprint(),
             "pipeline": iterator.checkpoints()[0],
@@ -184,13 +216,20 @@ class MixLoader(EpochLoader):
         """
         if self._iterator is not None:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
+        own_order = isinstance(self._stream, OwnStream)
+        if own_order and "shuffle_seed" not in state["fingerprint"]:
+            raise ConfigError(
+                "the loader's state was saved by a version whose images came in the order of a reader of DALI's: "
+                "continue with that version, or begin the epoch anew, with begin_at"
+            )
         check_fingerprint(state["fingerprint"], self._fingerprint(), unknown_data=unknown_data)
         pipeline = self._require_checkpointing()
         try:
             restore(pipeline, adapted(state["pipeline"], pipeline.checkpoint()))
         except ValueError as error:
             raise ConfigError(f"the loader's state is not one of this pipeline: {error}; begin anew") from error
-        self._delivered = state["delivered"]
+        # A state of a version that did not count epochs is of a DALI reader, which needs no such number.
+        self._begin_at(state.get("epoch", 0), state["delivered"])
         self._continues = True
 
     def close(self) -> None:
@@ -212,59 +251,27 @@ class MixLoader(EpochLoader):
 
     def _require_checkpointing(self) -> Pipeline:
         pipeline = self._open_pipeline()
-        if not pipeline._enable_checkpointing:
+        if not keeps_checkpoints(pipeline):
             raise ConfigError("the loader's state needs a pipeline made with enable_checkpointing=True")
         return pipeline
 
-    def _reader_meta(self) -> dict[str, Any]:
-        if self._meta is None:
+    @property
+    def _stream(self) -> Stream:
+        if self._known_stream is None:
             pipeline = self._open_pipeline()
             pipeline.build()
-            readers = pipeline.reader_meta()
-            if len(readers) != 1:
-                raise ConfigError(f"MixLoader needs a pipeline with one named reader, found {sorted(readers)}")
-            self._meta = dict(next(iter(readers.values())), name=next(iter(readers)))
-            self._check_meta(self._meta)
-        return self._meta
-
-    def _check_meta(self, meta: dict[str, Any]) -> None:
-        if self._last_batch == "partial" and not (meta["pad_last_batch"] and meta["stick_to_shard"]):
-            raise ConfigError(
-                "last_batch='partial' counts every image once only if the reader sets pad_last_batch=True and "
-                "stick_to_shard=True"
-            )
-        if self._last_batch == "drop" and not meta["pad_last_batch"]:
-            raise ConfigError(
-                "last_batch='drop' needs a reader with pad_last_batch=True: without it every epoch begins where the "
-                "last batch of the one before ended, and images are missed and repeated"
-            )
-        if self._last_batch == "drop" and meta["epoch_size"] % meta["number_of_shards"]:
-            raise ConfigError(
-                f"last_batch='drop' needs shards of equal size, or their epochs drift apart: {meta['epoch_size']} "
-                f"images do not divide by {meta['number_of_shards']} shards; leave some out, or use read_images"
-            )
-        if self._last_batch == "drop" and meta["epoch_size"] // meta["number_of_shards"] < self.batch_size:
-            raise ConfigError(
-                f"{meta['epoch_size']} images in {meta['number_of_shards']} shard(s) do not fill one batch of "
-                f"{self.batch_size}; use a smaller batch"
-            )
+            self._known_stream = stream_of(pipeline, self._last_batch)
+        return self._known_stream
 
     def _fingerprint(self) -> dict[str, Any]:
         if self._fingerprinted is None:
-            self._fingerprinted = fingerprint_of(self._open_pipeline(), self._reader_meta(), self._last_batch)
+            self._fingerprinted = fingerprint_of(self._open_pipeline(), self._stream.facts, self._last_batch)
         return dict(self._fingerprinted)
 
     def _start(self) -> DALIGenericIterator:
         if self._iterator is None:
-            name = self._reader_meta()["name"]
+            stream = self._stream
             if self._outputs is None:
                 self._outputs = Outputs(self._open_pipeline())
-            self._iterator = DALIGenericIterator(
-                self._open_pipeline(),
-                self._outputs.names,
-                reader_name=name,
-                last_batch_policy=_POLICIES[self._last_batch],
-                auto_reset=True,
-                prepare_first_batch=False,
-            )
+            self._iterator = stream.iterator(self._outputs.names)
         return self._iterator

@@ -9,8 +9,9 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Pipe
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
@@ -37,6 +38,7 @@ _KILLED = (
 )
 
 _Graphs = tuple[bytes, bytes]
+_Image: TypeAlias = str | np.ndarray
 _Settings = dict[str, int | None]
 
 
@@ -44,7 +46,7 @@ class Probed(NamedTuple):
     """What DALI made of one file.
 
     Fields:
-        path: as given.
+        path: as given, "" for an image given as bytes.
         error: None if DALI decodes it, else the reason in one short line.
         height, width: in pixels as stored, without the EXIF orientation; 0 where unknown.
     """
@@ -56,7 +58,12 @@ class Probed(NamedTuple):
 
 
 def probe_images(
-    paths: Sequence[str], *, device: str = "cpu", device_id: int = 0, num_threads: int = 2, batch_size: int = 64
+    images: Sequence[_Image],
+    *,
+    device: str = "cpu",
+    device_id: int = 0,
+    num_threads: int = 2,
+    batch_size: int = 64,
 ) -> Generator[Probed, None, None]:
     """Decode whole images with the decoder that training uses, and say of each file whether it works.
 
@@ -67,14 +74,14 @@ def probe_images(
     about a second, and ends with the last one or with the generator's ``close()``.
 
     Args:
-        paths: files; relative ones begin at the working directory.
+        images: paths of files, relative ones begin at the working directory; or the bytes of some, uint8 (bytes,).
         device: "gpu" decodes as training on a GPU does, "cpu" as on a CPU; without a GPU, "gpu" means "cpu".
         device_id: which GPU.
         num_threads: that read and decode, at least 1.
         batch_size: most files in one DALI batch; large files make smaller batches, so that memory stays bounded.
 
     Returns:
-        a generator of one ``Probed`` per path, in the order of ``paths``.
+        a generator of one ``Probed`` per image, in the order of ``images``.
 
     Raises:
         ConfigError: for a setting out of range.
@@ -82,26 +89,31 @@ def probe_images(
     """
     if min(num_threads, batch_size) < 1:
         raise ConfigError(f"num_threads and batch_size must be at least 1, got {num_threads} and {batch_size}")
-    return _probe(paths, select_backend(device, device_id), num_threads, batch_size)
+    return _probe(images, select_backend(device, device_id), num_threads, batch_size)
 
 
-def _probe(paths: Sequence[str], backend: Backend, num_threads: int, batch_size: int) -> Generator[Probed, None, None]:
+def _probe(
+    images: Sequence[_Image], backend: Backend, num_threads: int, batch_size: int
+) -> Generator[Probed, None, None]:
     settings: _Settings = {"device_id": backend.device_id, "num_threads": num_threads, "batch_size": batch_size}
     graphs = _serialize(None, settings), _serialize(backend.decoder, settings)
-    batches = [list(paths[start : start + batch_size]) for start in range(0, len(paths), batch_size)]
+    # One by one, as the bytes of all may be more than fit into memory.
+    batches = (list(images[start : start + batch_size]) for start in range(0, len(images), batch_size))
     with _Workers(graphs, settings) as workers:
-        if batches:
-            workers.send(batches[0])
-        for number, batch in enumerate(batches, 1):
+        batch = next(batches, None)
+        if batch is not None:
+            workers.send(batch)
+        while batch is not None:
             try:
                 results = workers.receive(batch)
             except _WorkerDied:
                 results = []
                 # One of these files did it: each alone tells which.
-                for path in batch:
-                    yield workers.probe_alone(path)
-            if number < len(batches):
-                workers.send(batches[number])  # it decodes these while the caller looks at those
+                for image in batch:
+                    yield workers.probe_alone(image)
+            batch = next(batches, None)
+            if batch is not None:
+                workers.send(batch)  # it decodes these while the caller looks at those
             yield from results
 
 
@@ -139,12 +151,12 @@ class _Workers:
         self._worker: _Worker | None = None
         self._fresh = False
 
-    def send(self, paths: list[str]) -> None:
+    def send(self, images: list[_Image]) -> None:
         """Let the worker begin with these files; starts one if there is none."""
         self._fresh = self._worker is None
         if self._worker is None:
             self._worker = self._start()
-        self._worker.send(paths)
+        self._worker.send(images)
 
     def _start(self) -> _Worker:
         for _ in range(_TRIES):
@@ -154,19 +166,19 @@ class _Workers:
                 time.sleep(_PAUSE_S)
         raise DataError(f"files cannot be examined: {_KILLED.format(count=_TRIES)}")
 
-    def receive(self, paths: list[str]) -> list[Probed]:
-        """One result for each path that was sent.
+    def receive(self, images: list[_Image]) -> list[Probed]:
+        """One result for each file that was sent.
 
         Raises:
             _WorkerDied: when the worker crashed or hung.
         """
         try:
-            return self._worker.receive(paths) if self._worker else []
+            return self._worker.receive(images) if self._worker else []
         except _WorkerDied:
             self.close()
             raise
 
-    def probe_alone(self, path: str) -> Probed:
+    def probe_alone(self, image: _Image) -> Probed:
         """One file's result, also when the file is the death of a worker.
 
         Raises:
@@ -174,17 +186,19 @@ class _Workers:
         """
         killed = 0
         while killed < _TRIES:
-            self.send([path])
+            self.send([image])
             try:
-                return self.receive([path])[0]
+                return self.receive([image])[0]
             except _WorkerKilled:
                 killed += 1
                 time.sleep(_PAUSE_S)
             except _WorkerDied as death:
                 # A worker that has seen other files may die of what one of those did to its memory.
                 if self._fresh:
-                    return Probed(path, str(death), 0, 0)
-        raise DataError(f"{path} cannot be examined: {_KILLED.format(count=killed)}, or leave the file out")
+                    return Probed(_path(image), str(death), 0, 0)
+        raise DataError(
+            f"{_path(image) or 'an image'} cannot be examined: {_KILLED.format(count=killed)}, or leave the file out"
+        )
 
     def close(self) -> None:
         """End the worker."""
@@ -241,13 +255,13 @@ class _Worker:
                 pass_fds=[theirs.fileno()],
             )
 
-    def send(self, paths: list[str]) -> None:
+    def send(self, images: list[_Image]) -> None:
         """Let it begin with these files."""
         with contextlib.suppress(OSError):  # it has died: receive says so
-            self._connection.send(paths)
+            self._connection.send(images)
 
-    def receive(self, paths: list[str]) -> list[Probed]:
-        """One result for each path that was sent.
+    def receive(self, images: list[_Image]) -> list[Probed]:
+        """One result for each file that was sent.
 
         Raises:
             _WorkerDied: when the process crashed or hung.
@@ -255,7 +269,7 @@ class _Worker:
         try:
             if self._answers():
                 results = self._connection.recv()
-                return [Probed(path, *result) for path, result in zip(paths, results, strict=True)]
+                return [Probed(_path(image), *result) for image, result in zip(images, results, strict=True)]
         except (EOFError, OSError):
             code = self._process.wait()
             died = _WorkerKilled if code == -signal.SIGKILL else _WorkerDied
@@ -278,6 +292,10 @@ class _Worker:
         self._process.wait()
         self._connection.close()
         self._stderr.close()
+
+
+def _path(image: _Image) -> str:
+    return image if isinstance(image, str) else ""
 
 
 def _is_suspended(pid: int) -> bool:

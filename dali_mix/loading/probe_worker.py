@@ -118,8 +118,8 @@ class _Prober:
     def __init__(self, peek: _Shapes, decode: _Shapes, readers: ThreadPoolExecutor, limits: Limits) -> None:
         self._peek, self._decode, self._readers, self._limits = peek, decode, readers, limits
 
-    def probe_files(self, paths: Sequence[str]) -> list[Result]:
-        """One result per path, in order."""
+    def probe_files(self, paths: Sequence[str | np.ndarray]) -> list[Result]:
+        """One result per path, or bytes, in order."""
         os.ftruncate(2, 0)  # codecs have warned of earlier files; it may lie in memory
         os.lseek(2, 0, os.SEEK_SET)
         results: list[Result] = []
@@ -212,14 +212,20 @@ def _runs(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
         yield start, len(sizes)
 
 
-def _file_size(path: str) -> int:
+def _file_size(path: str | np.ndarray) -> int:
+    if not isinstance(path, str):
+        return len(path)
     try:
         return os.stat(path).st_size
     except (OSError, ValueError):
         return 0
 
 
-def _read(path: str, most: int) -> _Source:
+def _read(path: str | np.ndarray, most: int) -> _Source:
+    if not isinstance(path, str):
+        if len(path) > most:
+            return _Source(None, f"too large a file ({len(path) / 1e9:.1f} GB, the limit is {most / 1e9:.1f} GB)")
+        return _Source(path, None) if len(path) else _Source(None, "empty file")
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):  # opening a FIFO would wait for its other end

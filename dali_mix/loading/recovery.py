@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nvidia.dali.pipeline import Pipeline
 
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.fn.image.memory import TOO_LARGE_TOGETHER
-from dali_mix.loading.ahead import next_batches
 from dali_mix.loading.loader import Batch, BatchError, MixLoader
 from dali_mix.loading.loops import EpochLoader
 from dali_mix.loading.stand_ins import BadImage as BadImage
 from dali_mix.loading.stand_ins import LookAhead, StandIns
-from dali_mix.sources.folder import ImageFolder
-from dali_mix.sources.reading import Reading, reading_of
+from dali_mix.sources.base import Source
+from dali_mix.sources.reading import Feed, feed_of
 
 STAND_INS = ("same_class", "left_out")
 LEFT_OUT = -1
 """Label of the rows that ``stand_in="left_out"`` asks the caller to leave out; their targets are 0."""
 
-_READ_AHEAD = 4
-"""Batches that DALI's reader may have been ahead, at most, when it failed."""
-
-_UNREADABLE_AHEAD = 64
-"""Batches after one with a file that cannot be read in which others are looked for; four times as many each time."""
+_PREPARED = 4
+"""Batches that DALI may have been at work on, at most, when one failed."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +32,12 @@ class TolerantLoader(EpochLoader):
     """Batches like ``MixLoader``, with a stand-in where a file cannot be read or decoded.
 
     Args:
-        build: makes the pipeline of this rank for a folder, which it reads with ``read_images``; called again
+        build: makes the pipeline of this rank for a source, which it reads with ``read_images``; called again
             in each recovery.
-        folder: what to read.
+        source: what to read.
         last_batch: as in ``MixLoader``.
         stand_in: what takes the place of a bad file.  "same_class", for training: the next good file of its
-            class in the folder's order, or of any class, with its own label, if the class has none.  "left_out",
+            class in the source's order, or of any class, with its own label, if the class has none.  "left_out",
             for validation: the same file, and in its row of the batch label -1 and targets of 0; leave rows with
             a negative label out.
         on_bad_image: called once for each bad file; may raise to stop the run.
@@ -48,7 +45,7 @@ class TolerantLoader(EpochLoader):
 
     Raises:
         ConfigError: for an unknown ``stand_in``, for a pipeline without ``read_images``, and where ``MixLoader`` does.
-        DataError: while iterating, if no file of the folder is good, or if a batch fails for another reason than
+        DataError: while iterating, if no image of the source is good, or if a batch fails for another reason than
             its files; the loader is then spent.
 
     A pipeline of DALI ends at the first file that it cannot decode.  This loader then builds another one, with
@@ -59,8 +56,8 @@ class TolerantLoader(EpochLoader):
 
     def __init__(
         self,
-        build: Callable[[ImageFolder], Pipeline],
-        folder: ImageFolder,
+        build: Callable[[Source], Pipeline],
+        source: Source,
         last_batch: str = "drop",
         *,
         stand_in: str = "same_class",
@@ -71,14 +68,13 @@ class TolerantLoader(EpochLoader):
         if stand_in not in STAND_INS:
             raise ConfigError(f"stand_in must be one of {', '.join(STAND_INS)}, got {stand_in!r}")
         self._build = build
-        self._folder = folder
+        self._source = source
         self._last_batch = last_batch
         self._left_out = stand_in == "left_out"
-        self._files = StandIns(folder, on_bad_image or (lambda image: None))
+        self._files = StandIns(source, on_bad_image or (lambda image: None))
         self._look_ahead = LookAhead()
-        self._unreadable_ahead = _UNREADABLE_AHEAD
         self._inner: MixLoader | None = None
-        self._reading: Reading | None = None
+        self._feed: Feed | None = None
         self._closed = False
         self._failure: str | None = None
 
@@ -90,6 +86,11 @@ class TolerantLoader(EpochLoader):
     def batch_size(self) -> int:
         """Largest number of images in a batch."""
         return self._loader().batch_size
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return self._loader().epoch
 
     @property
     def delivered(self) -> int:
@@ -104,7 +105,7 @@ class TolerantLoader(EpochLoader):
     @property
     def bad_images(self) -> tuple[BadImage, ...]:
         """Those that this rank has found, also before the state that was loaded."""
-        return tuple(BadImage(self._folder.files[index], reason) for index, reason in self._files.reasons.items())
+        return tuple(BadImage(self._source.describe(index), reason) for index, reason in self._files.reasons.items())
 
     def _advance(self) -> Batch | None:
         tried_again = False
@@ -135,12 +136,21 @@ class TolerantLoader(EpochLoader):
             raise ConfigError("load_state_dict must come before the first batch; make a new loader")
         stand_ins = state.get("stand_ins", [])
         # Indices into another data set mean nothing; the inner loader refuses such a state.
-        if stand_ins and state["fingerprint"]["dataset"] == self._folder.digest():
+        if stand_ins and state["fingerprint"]["dataset"] == self._source.digest():
             self._release()
             self._files.load_state(stand_ins)
             self._look_ahead = LookAhead(*state.get("look_ahead", ()))
         self._loader().load_state_dict(state)
         self._continues = True
+
+    def begin_at(self, epoch: int, batch: int = 0) -> None:
+        """Begin with a later batch than the first; see ``MixLoader``.
+
+        Raises:
+            ConfigError: as ``MixLoader``'s.
+        """
+        self._loader().begin_at(epoch, batch)
+        self._continues = batch > 0
 
     def close(self) -> None:
         """Release the pipeline and its threads.  The loader cannot be used afterwards."""
@@ -164,22 +174,22 @@ class TolerantLoader(EpochLoader):
         if self._failure is not None:
             raise DataError(f"the loader stopped at an earlier error and delivers no more batches: {self._failure}")
         if self._inner is None:
-            stand_ins = self._files.stand_ins
-            pipeline = self._build(self._folder.with_stand_ins(stand_ins) if stand_ins else self._folder)
-            self._reading = self._reading_of(pipeline)
+            pipeline = self._build(self._source)
+            self._feed = self._feed_of(pipeline)
+            self._feed.stand_ins = dict(self._files.stand_ins)
             self._files.decode_like(pipeline)
             self._inner = MixLoader(pipeline, self._last_batch, after_break=self._after_break)
         return self._inner
 
-    def _reading_of(self, pipeline: Pipeline) -> Reading:
-        reading = reading_of(pipeline)
-        if reading is None or reading.size != len(self._folder):
+    def _feed_of(self, pipeline: Pipeline) -> Feed:
+        feed = feed_of(pipeline)
+        if feed is None or feed.order.size != len(self._source):
             raise ConfigError(
                 "TolerantLoader needs a pipeline that reads the given folder, all of it, with read_images"
             )
-        if self._left_out and reading.training:
+        if self._left_out and feed.order.shuffle:
             raise ConfigError("stand_in='left_out' needs images in their order, read_images(training=False)")
-        return reading
+        return feed
 
     def _recover(self, state: dict[str, Any], error: BatchError, last_try: bool) -> bool:
         """Build the pipeline anew, where it stood, with stand-ins for the bad files of the batch that failed.
@@ -195,33 +205,25 @@ class TolerantLoader(EpochLoader):
         Raises:
             BatchError: again, if there is none and the batch has been tried before.
         """
-        assert self._reading is not None
+        assert self._feed is not None
         assert self._inner is not None
-        size, delivered = len(self._inner), state["delivered"]
+        order, size, delivered = self._feed.order, len(self._inner), state["delivered"]
         self._release()  # its memory is needed
-        message = str(error.__cause__)
-        if TOO_LARGE_TOGETHER in message:
+        if TOO_LARGE_TOGETHER in str(error):
             raise error
-        planned = self._look_ahead.after(delivered, size)
-        # Nothing of the next epoch: its order is another one.
-        most = max(size - delivered, _READ_AHEAD)
-        wanted = min(most, max(planned.end - delivered, self._unreadable_ahead, _READ_AHEAD))
-        batches = next_batches(self._reading, state["pipeline"], state["fingerprint"]["batch_size"], wanted)
-        near = batches[:_READ_AHEAD]
-        # The reader's errors name the file, and may come before the batches that it had read.
-        failed = next((number for number, batch in enumerate(near) if self._files.named(message, batch)), 0)
-        unreadable = self._files.unreadable(batches[failed])
-        found = self._files.judge(batches[failed])
-        if found and unreadable:
-            # When the reader meets such a file depends on its speed, but not what its batch holds.
-            self._files.judge_unreadable(batches[failed + 1 : size - delivered])
-            self._unreadable_ahead *= 4
-        elif found and not failed:
-            self._files.judge_ahead(batches[1 : planned.end - delivered])
+        batch = partial(order.batch, state["epoch"])
+        failed = batch(delivered).tolist()
+        found = self._files.judge(failed)
+        if found:
+            # Nothing of the next epoch: what is in it may never be read.
+            planned = self._look_ahead.after(delivered, size)
+            self._files.judge_ahead([batch(index).tolist() for index in range(delivered + 1, planned.end)])
             self._look_ahead = planned
-        elif not found and last_try:
-            every = [entry for batch in near for entry in batch]
-            found = self._files.judge(every) or self._files.believe(message, every)
+        elif last_try:
+            near = [
+                entry for index in range(delivered, min(delivered + _PREPARED, order.batches)) for entry in batch(index)
+            ]
+            found = self._files.judge(near) or self._files.believe(str(error), near)
             if not found:
                 raise error
         if found:
@@ -234,11 +236,11 @@ class TolerantLoader(EpochLoader):
 
     def _mark(self, batch: Batch) -> Batch:
         """The batch with the rows of stand-ins marked, where they are to be left out."""
-        loader, reading = self._loader(), self._reading
-        if not self._left_out or not self._files.stand_ins or reading is None:
+        if not self._left_out or not self._files.stand_ins or self._feed is None:
             return batch
-        first = reading.size * reading.shard_id // reading.num_shards + (loader.delivered - 1) * loader.batch_size
-        rows = [index - first for index in self._files.stand_ins if 0 <= index - first < len(batch.labels)]
+        loader = self._loader()
+        read = self._feed.order.batch(loader.epoch, loader.delivered - 1).tolist()
+        rows = [row for row, index in enumerate(read) if index in self._files.stand_ins]
         if not rows:
             return batch
         labels, targets = batch.labels.clone(), batch.targets.clone()

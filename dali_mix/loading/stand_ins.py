@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from nvidia.dali.pipeline import Pipeline
 
 from dali_mix.errors import DataError
 from dali_mix.loading.probe import Probed, probe_images
-from dali_mix.sources.folder import ImageFolder
+from dali_mix.sources.base import Source
+from dali_mix.sources.reading import read_one
 
 _CANDIDATES = 4
 """Files probed at first for each stand-in that is looked for, and twice as many each time that all of them are bad."""
@@ -31,7 +30,7 @@ class BadImage(NamedTuple):
     """A file that could not be used.
 
     Fields:
-        path: absolute.
+        path: absolute; of an image that is no file, what its source calls it.
         reason: one short line.
     """
 
@@ -67,22 +66,22 @@ class LookAhead(NamedTuple):
 
 
 class StandIns:
-    """The files of a folder that are bad, and what is read instead.
+    """The files of a source that are bad, and what is read instead.
 
     Args:
-        folder: as it was listed.
+        source: as it was listed.
         report: called once for each bad file; may raise.
 
     Fields:
-        reasons: why a file is bad, by its index in the folder.
+        reasons: why a file is bad, by its index in the source.
         stand_ins: index of a bad file, and of the file to read instead.
     """
 
-    def __init__(self, folder: ImageFolder, report: Callable[[BadImage], None]) -> None:
-        self._folder = folder
+    def __init__(self, source: Source, report: Callable[[BadImage], None]) -> None:
+        self._source = source
         self._report = report
         self._decoding: dict[str, Any] = {}
-        self._sound = np.zeros(len(folder), bool)
+        self._sound = np.zeros(len(source), bool)
         self._reported: set[str] = set()
         self.reasons: dict[int, str] = {}
         self.stand_ins: dict[int, int] = {}
@@ -96,7 +95,7 @@ class StandIns:
         rows = list(state)
         self.reasons = {index: reason for index, _, reason in rows}
         self.stand_ins = {index: other for index, other, _ in rows}
-        self._reported = {self._folder.files[index] for index in self.reasons}
+        self._reported = {self._source.describe(index) for index in self.reasons}
 
     def decode_like(self, pipeline: Pipeline) -> None:
         """Probe with the backend that a pipeline decodes with."""
@@ -118,21 +117,9 @@ class StandIns:
         """As ``judge``, for batches that have not failed yet; no file that was sound is decoded again."""
         self.judge([entry for batch in batches for entry in batch if not self._sound[self._read_for(entry)]])
 
-    def judge_unreadable(self, batches: Iterable[Iterable[int]]) -> None:
-        """As ``judge``, for those of some batches that hold a file which cannot be read."""
-        self.judge([entry for batch in map(list, batches) if self.unreadable(batch) for entry in batch])
-
-    def unreadable(self, entries: Iterable[int]) -> bool:
-        """Whether a file that is read for one of these entries is missing, empty, forbidden or none."""
-        return any(not _is_readable(self._folder.files[self._read_for(entry)]) for entry in entries)
-
-    def named(self, message: str, entries: Iterable[int]) -> list[int]:
-        """The files read for these entries whose path is in a message of DALI's."""
-        return [file for file in map(self._read_for, entries) if self._folder.files[file] in message]
-
     def believe(self, message: str, entries: Iterable[int]) -> bool:
         """Note as bad what DALI names, whatever the probe says.  Returns whether it names anything."""
-        named = self.named(message, entries)
+        named = [file for file in map(self._read_for, entries) if self._source.describe(file) in message]
         for file in named:
             self._note(file, "DALI fails with it, though not always")
         return bool(named)
@@ -176,8 +163,8 @@ class StandIns:
         if not len(fit):
             first = next(iter(self.reasons))
             raise DataError(
-                f"none of the {len(self._folder)} files in {self._folder.root} can be used, the first is "
-                f"{self._folder.files[first]}: {self.reasons[first]}"
+                f"none of the {len(self._source)} files in {self._source.name} can be used, the first is "
+                f"{self._source.describe(first)}: {self.reasons[first]}"
             )
         start = int(np.searchsorted(fit, file))
         found: list[int] = np.take(fit, range(start, start + min(count, len(fit))), mode="wrap").tolist()
@@ -185,7 +172,7 @@ class StandIns:
 
     @cached_property
     def _labels(self) -> np.ndarray:
-        return np.asarray(self._folder.labels)
+        return np.asarray(self._source.labels)
 
     @cached_property
     def _by_class(self) -> np.ndarray:
@@ -196,7 +183,7 @@ class StandIns:
         return self._by_class[ends[0] : ends[1]]
 
     def _mask(self, files: Iterable[int]) -> np.ndarray:
-        mask = np.zeros(len(self._folder), bool)
+        mask = np.zeros(len(self._source), bool)
         mask[list(files)] = True
         return mask
 
@@ -204,7 +191,7 @@ class StandIns:
         return self.stand_ins.get(entry, entry)
 
     def _note(self, file: int, reason: str) -> None:
-        path = self._folder.files[file]
+        path = self._source.describe(file)
         known = path in self._reported  # a folder may list a file twice
         self.reasons[file] = reason
         self._reported.add(path)
@@ -213,15 +200,17 @@ class StandIns:
 
     def _probe(self, files: Iterable[int]) -> Iterator[tuple[int, str | None]]:
         """Each file once, with what is wrong with it, as soon as that is known."""
-        by_path: dict[str, set[int]] = {}
-        for file in files:
-            by_path.setdefault(self._folder.files[file], set()).add(file)
-        for probed in self._probed(list(by_path)):
-            yield from ((file, probed.error) for file in by_path[probed.path])
+        by_name: dict[str, list[int]] = {}
+        for file in dict.fromkeys(files):
+            by_name.setdefault(self._source.describe(file), []).append(file)
+        alike = list(by_name.values())
+        images = _Images(self._source, [first for first, *_ in alike])
+        for place, probed in enumerate(self._probed(images)):
+            yield from ((file, images.errors.get(place, probed.error)) for file in alike[place])
 
-    def _probed(self, paths: list[str]) -> Iterator[Probed]:
+    def _probed(self, images: _Images) -> Iterator[Probed]:
         try:
-            with closing(probe_images(paths, **self._decoding)) as probing:
+            with closing(probe_images(images, **self._decoding)) as probing:
                 first = next(probing, None)
                 if first is not None:
                     yield first
@@ -232,13 +221,36 @@ class StandIns:
                 raise
             # The run may have left no memory on its GPU for another process.
             _log.warning("the GPU cannot be used to look for bad images (%s); the CPU decodes them", error)
-        with closing(probe_images(paths, num_threads=self._decoding["num_threads"])) as probing:
+        with closing(probe_images(images, num_threads=self._decoding["num_threads"])) as probing:
             yield from probing
 
 
-def _is_readable(path: str) -> bool:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0 and os.access(path, os.R_OK)
+class _Images(Sequence[str | np.ndarray]):
+    """Images of a source for ``probe_images``, read when they are asked for.
+
+    Fields:
+        errors: place of an image that the source could not read, and why.
+    """
+
+    def __init__(self, source: Source, indices: list[int]) -> None:
+        self._source, self._indices = source, indices
+        self.errors: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, place: int) -> str | np.ndarray: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str | np.ndarray]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        index = self._indices[place]
+        if self._source.gives_paths:
+            return self._source.read([index])[0]
+        try:
+            return read_one(self._source, index)
+        except DataError as error:
+            self.errors[place] = str(error)
+            return np.zeros(0, np.uint8)

@@ -5,22 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from dali_mix.sources.base import Named
 
 _MOST_LINKS = 40
 """In a chain; Linux follows no more."""
-
-
-class Named(NamedTuple):
-    """What a list names in a folder.
-
-    Fields:
-        files: indices of the images.
-        lines: indices of the lines that name one.
-    """
-
-    files: set[int]
-    lines: set[int]
 
 
 def find_named(files: Sequence[str], links: Collection[str], lines: Sequence[str], data_dir: Path) -> Named:

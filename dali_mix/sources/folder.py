@@ -2,123 +2,71 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dali_mix.errors import ConfigError
-from dali_mix.sources.exclusion import find_named
+from dali_mix.sources.base import Watch, register
+from dali_mix.sources.file_source import FileSource
 from dali_mix.sources.left_out import LeftOut, count_extensions
 from dali_mix.sources.listing import ClassLister, Kind, is_folder, kind_of, list_folder
+from dali_mix.sources.paths import Paths
 from dali_mix.text import fits_a_line, is_utf8, show
 
 
-@dataclass(frozen=True)
-class ImageFolder:
+@register
+@dataclass(frozen=True, eq=False)
+class ImageFolder(FileSource):
     """The files of a folder with one sub-folder per class.
 
     Fields:
         root: the folder, absolute.
         files: absolute paths, sorted within each class.
-        labels: the class index of each file.
+        labels: int32 (n,), the class index of each file.
         classes: class names; the index of a name is its label.
-        origin: fingerprint of the folder whose files this one replaces, see ``with_stand_ins``; else None.
-        left_out: what the folder holds beside them.
         links: those of the files that are links.
+        left_out: what the folder holds beside them.
     """
 
-    root: Path
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-    classes: tuple[str, ...]
-    origin: str | None = None
-    left_out: LeftOut = field(default_factory=LeftOut, compare=False, repr=False)
-    links: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    scheme = "folder"
+    left_out: LeftOut = field(default_factory=LeftOut, repr=False)
 
-    def __len__(self) -> int:
-        return len(self.files)
+    @classmethod
+    def open(
+        cls, where: str, *, classes: Sequence[str] | None = None, select: bool = False, allow_empty: bool = False
+    ) -> ImageFolder:
+        """As ``scan_image_folder``."""
+        return scan_image_folder(where, classes, select=select, allow_empty=allow_empty)
 
-    def digest(self) -> str:
-        """A fingerprint of names and labels, the same wherever the folder lies."""
-        return self.origin or self._digest
+    def owns(self, description: str) -> bool:
+        """Whether this is a path in the folder."""
+        return description.startswith(f"{self.root}/")
 
-    @cached_property
-    def _digest(self) -> str:
-        digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
-        start = len(str(self.root))  # relpath would take ten seconds for ImageNet
-        for path, label in zip(self.files, self.labels, strict=True):
-            digest.update(f"\0{path[start:]}\0{label}".encode(errors="surrogateescape"))
-        return digest.hexdigest()
+    def summary(self) -> str:
+        """Images, classes, and what is left out."""
+        # macOS writes ._x.jpg beside x.jpg on foreign file systems.
+        hidden = sum(path[path.rfind("/") + 1] == "." for path in self.files)
+        dots = f" ({hidden:,} of them with a dot before the name)" if hidden else ""
+        left_out = self.left_out.told(str(self.root))
+        return super().summary() + dots + (f"; left out: {', '.join(left_out)}" if left_out else "")
 
-    def with_stand_ins(self, stand_ins: Mapping[int, int]) -> ImageFolder:
-        """This folder with other files in the place of some; length, order and fingerprint stay.
+    def remark(self) -> str | None:
+        """Where timm numbers the classes otherwise."""
+        from dali_mix.sources.class_order import differs_from_timm
 
-        Args:
-            stand_ins: index of an entry, and the index of the file, with its label, to put there.
-        """
-        files, labels = list(self.files), list(self.labels)
-        for index, other in stand_ins.items():
-            files[index] = self.files[other]
-            labels[index] = self.labels[other]
-        return replace(self, files=tuple(files), labels=tuple(labels), origin=self.digest())
+        return differs_from_timm(self)
 
-    def without(self, excluded: Sequence[str], data_dir: Path) -> ImageFolder:
-        """This folder without some files.
+    def watch(self) -> Watch:
+        """What notices files that come, go or are replaced."""
+        from dali_mix.sources.changes import FolderWatch
 
-        Args:
-            excluded: paths, absolute or relative to ``data_dir``, by whatever links they lead to a file; those of
-                other folders are passed over.
-            data_dir: what relative paths begin at.
-
-        Raises:
-            ConfigError: if nothing would be left.
-        """
-        return self.without_entries(find_named(self.files, self.links, excluded, data_dir).files)
-
-    def without_entries(self, gone: Collection[int]) -> ImageFolder:
-        """This folder without the files at some indices.
-
-        Raises:
-            ConfigError: if nothing would be left.
-        """
-        kept = [index for index in range(len(self.files)) if index not in gone]
-        if not kept:
-            raise ConfigError(f"every image of {self.root} is excluded; check --exclude-list")
-        files = tuple(self.files[index] for index in kept)
-        labels = tuple(self.labels[index] for index in kept)
-        return replace(self, files=files, labels=labels)
-
-    def empty_classes(self) -> list[str]:
-        """Names of the classes without an image, in label order."""
-        counts = np.bincount(self.labels, minlength=len(self.classes))
-        return [self.classes[label] for label in np.flatnonzero(counts == 0)]
-
-    def require_readable_names(self) -> None:
-        """Check that DALI can be given the names of all files.
-
-        Raises:
-            ConfigError: if one is not UTF-8.
-        """
-        if self._names_are_utf8:
-            return
-        if not is_utf8(str(self.root)):
-            raise ConfigError(f"{self.root} is not UTF-8, and DALI reads no other names; rename the folder")
-        bad = [path for path in self.files if not is_utf8(path)]
-        raise ConfigError(
-            f"the names of {len(bad):,} of {len(self):,} files in {self.root} are not UTF-8, and DALI reads no others; "
-            f"the first is {bad[0]}; rename them, or leave them out with --exclude-list (dali-mix scan writes one)"
-        )
-
-    @cached_property
-    def _names_are_utf8(self) -> bool:
-        return is_utf8("".join(self.files))
+        return FolderWatch(self)
 
 
 SPLIT_NAMES = {"validation": ("val", "valid", "validation"), "train": ("train", "training")}
@@ -183,20 +131,22 @@ def scan_image_folder(
         raise ConfigError(_unknown_classes(root, unknown, names))
     lister = ClassLister(str(root), left_out)
     present = set(found)
-    images = {name: lister.images(str(root / name)) for name in sorted(known) if name in present}
-    if not any(images.values()):
+    # Packed class by class: a million names as text at once would be the most memory that a run ever takes.
+    images = {
+        name: Paths.below(str(root), lister.images(str(root / name))) for name in sorted(known) if name in present
+    }
+    if not any(map(len, images.values())):
         what = "none of the named classes has" if select else f"none of its {len(found)} class folder(s) holds"
         held = f", but there are other files ({count_extensions(left_out.unlisted)})" if left_out.unlisted else ""
         raise ConfigError(f"{root} holds no image: {what} one{held}; looked for {' '.join(IMG_EXTENSIONS)}")
     if classes is None and not allow_empty:
-        _refuse_empty(root, [name for name, paths in images.items() if not paths], left_out)
+        _refuse_empty(root, [name for name, paths in images.items() if not len(paths)], left_out)
     if unknown:
         others = ClassLister(str(root), LeftOut())
-        left_out.unnamed = {name: len(others.images(str(root / name))) for name in unknown}
+        left_out.unnamed = {name: sum(len(names) for _, names in others.images(str(root / name))) for name in unknown}
     label = {name: index for index, name in enumerate(names)}
-    files = tuple(path for paths in images.values() for path in paths)
-    labels = tuple(label[name] for name, paths in images.items() for _ in paths)
-    return ImageFolder(root, files, labels, names, left_out=left_out, links=frozenset(lister.links))
+    labels = np.repeat([label[name] for name in images], [len(paths) for paths in images.values()])
+    return ImageFolder(root, Paths.chained(images.values()), labels, names, frozenset(lister.links), left_out)
 
 
 def _absolute(root: str | Path) -> Path:

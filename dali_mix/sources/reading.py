@@ -2,110 +2,217 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
-from dali_mix.errors import ConfigError
-from dali_mix.sources.folder import ImageFolder
+from dali_mix.errors import ConfigError, DataError, first_line
+from dali_mix.sources.base import Part, Source
+from dali_mix.sources.order import Order
+from dali_mix.sources.paths import Paths
 
-READER_NAME = "reader"
+_NO_IMAGE = np.zeros(1, np.uint8)
+"""What is decoded, in vain, where a source cannot read an image: so the batch fails when its turn comes."""
 
 
-class Reading(NamedTuple):
-    """How ``read_images`` reads; see there.
+class Feed:
+    """What a pipeline is given to read: the images of a source in an order, or stand-ins for some of them.
+
+    Args:
+        source: of the images.
+        order: of their indices.
 
     Fields:
-        dataset: fingerprint of the folder.
-        size: files in the folder.
+        stand_ins: index of an image, and of the one to read in its place, with its label.
+        errors: index of an image that the source could not read, and why.
     """
 
-    dataset: str
-    size: int
-    training: bool
-    shard_id: int
-    num_shards: int
-    shuffle_seed: int
+    def __init__(self, source: Source, order: Order) -> None:
+        self.source, self.order = source, order
+        self.stand_ins: dict[int, int] = {}
+        self.errors: dict[int, str] = {}
+        self._labels = np.asarray(source.labels, np.int32)
+        self._newest: tuple[int, NDArray[np.int32]] | None = None
+        self._padded: tuple[NDArray[np.uint8], NDArray[np.int32]] | None = None
 
-    @property
-    def entries(self) -> Sequence[int]:
-        """Indices into the folder of the files that are read."""
-        every = range(self.size)
-        return _multiple_of(self.num_shards, self.size, self.shuffle_seed) if self.training else every
+    def indices(self, iteration: int) -> NDArray[np.int32]:
+        """What is read in a batch, counted from the beginning of the run."""
+        # DALI asks for each output of the graph by itself, all of one batch before any of the next.
+        if self._newest is None or self._newest[0] != iteration:
+            chosen = self.order.batch(*divmod(iteration, self.order.batches))
+            if self.stand_ins:
+                chosen = np.array([self.stand_ins.get(index, index) for index in chosen.tolist()], np.int32)
+            self._newest, self._padded = (iteration, chosen), None
+        return self._newest[1]
+
+    def labels(self, info: types.BatchInfo) -> NDArray[np.int32]:
+        """int32 (B, 1)."""
+        return self._labels[self.indices(info.iteration)][:, None]
+
+    def paths(self, info: types.BatchInfo) -> NDArray[np.uint8]:
+        """uint8 (B, longest)."""
+        return self._paths(info)[0]
+
+    def lengths(self, info: types.BatchInfo) -> NDArray[np.int32]:
+        """int32 (B, 1)."""
+        return self._paths(info)[1][:, None]
+
+    def _paths(self, info: types.BatchInfo) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+        indices = self.indices(info.iteration)
+        if self._padded is None:
+            # One array: a tensor for each sample would cost ten times as much of the training process's time.
+            self._padded = Paths.of(self.source.read(indices.tolist())).padded()  # type: ignore[arg-type]
+        return self._padded
+
+    def images(self, info: types.BatchInfo) -> Sequence[NDArray[np.uint8]]:
+        """uint8 (bytes,) each."""
+        indices = self.indices(info.iteration).tolist()
+        try:
+            return [_encoded(image) for image in self.source.read(indices)]
+        except Exception:  # whatever a source raises; it says below which image it is
+            return [self._image(index) for index in indices]
+
+    def named(self, cause: str, iteration: int) -> str:
+        """What DALI says of a batch, with the names of the images that it numbers, or why they could not be read."""
+        indices = self.indices(iteration).tolist()
+        unread = [index for index in indices if index in self.errors]
+        if unread:
+            return f"{self.source.describe(unread[0])} {self.errors[unread[0]]}"
+        name = lambda match: self.source.describe(indices[int(match[1])])  # noqa: E731
+        return re.sub(r"sample #(\d+)(?! *: */)", name, cause)
+
+    def _image(self, index: int) -> NDArray[np.uint8]:
+        try:
+            image = read_one(self.source, index)
+        except DataError as error:
+            self.errors[index] = str(error)
+            return _NO_IMAGE
+        return image if len(image) else _NO_IMAGE
 
 
-_reading_of: WeakKeyDictionary[Pipeline, Reading] = WeakKeyDictionary()
+def _encoded(image: Any) -> NDArray[np.uint8]:
+    data = image if isinstance(image, np.ndarray) else np.frombuffer(image, np.uint8)
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise TypeError(f"read must give uint8 (bytes,), got {data.dtype} of shape {data.shape}")
+    return data if len(data) else _NO_IMAGE
+
+
+def read_one(source: Source, index: int) -> NDArray[np.uint8]:
+    """The bytes of one image, of a source that gives bytes.
+
+    Raises:
+        DataError: if it cannot be read, with what its source raised.
+    """
+    try:
+        (image,) = source.read([index])
+        return _encoded(image)
+    except Exception as error:
+        raise DataError(f"cannot be read: {first_line(error)}") from error
+
+
+_feed_of: WeakKeyDictionary[Pipeline, Feed] = WeakKeyDictionary()
+
+
+def feed_of(pipeline: Pipeline) -> Feed | None:
+    """What a pipeline reads, None if it does not use ``read_images``."""
+    return _feed_of.get(pipeline)
+
+
+class GraphReader(Part):
+    """A source of files that DALI's own reader reads, in DALI's order, so that the graph can be serialized.
+
+    Args:
+        source: of files.
+    """
+
+    def __init__(self, source: Source) -> None:
+        if not source.gives_paths:
+            raise ConfigError(f"{source.name} gives no files, and a serialized graph can read nothing else")
+        super().__init__(source, np.arange(len(source)))
 
 
 def read_images(
-    folder: ImageFolder,
+    source: Source,
     *,
     training: bool,
     shard_id: int = 0,
     num_shards: int = 1,
     shuffle_seed: int = 0,
+    repeats: int = 1,
 ) -> tuple[DataNode, DataNode]:
-    """Encoded images and labels of one shard.
+    """Encoded images and labels of one shard, in the order of :class:`dali_mix.sources.order.Order`.
+
+    To be called once, inside of a pipeline.  The graph asks this process for each batch's paths, so it cannot be
+    serialized; that of ``read_images(GraphReader(source), ...)`` can.
 
     Args:
-        folder: from ``scan_image_folder``.
+        source: from ``open_source`` or ``scan_image_folder``.
         training: True shuffles the whole set anew before every epoch, so that a rank's shard is another one
             each time; False keeps the order, so that every image comes once.
         shard_id, num_shards: this rank's share.
         shuffle_seed: must be equal on all ranks, or their shards would overlap.
+        repeats: copies of each image in an epoch, for training.
 
     Returns:
         uint8 (bytes,) and int32 (1,), both on the CPU.
 
     Raises:
         ConfigError: if there are fewer images than shards, or the name of a file is not UTF-8.
-
-    For training, the set is cut to a multiple of ``num_shards``: fewer than ``num_shards`` images, chosen
-    by ``shuffle_seed``, are left out of the run.  Shards of unequal size would make ranks leave an epoch
-    at different images, and from then on overlap.
     """
-    folder.require_readable_names()
-    if len(folder) < num_shards:
-        raise ConfigError(f"{folder.root} holds {len(folder)} image(s) for {num_shards} ranks; use fewer ranks")
-    reading = Reading(folder.digest(), len(folder), training, shard_id, num_shards, shuffle_seed)
+    source.check()
+    if len(source) < num_shards:
+        raise ConfigError(f"{source.name} holds {len(source)} image(s) for {num_shards} ranks; use fewer ranks")
+    if isinstance(source, GraphReader):
+        return _read_in_graph(source, training, shard_id, num_shards, shuffle_seed)
     pipeline = Pipeline.current()
-    if pipeline is not None:
-        _reading_of[pipeline] = reading
-    entries = reading.entries
-    return read_files([folder.files[index] for index in entries], [folder.labels[index] for index in entries], reading)
+    if pipeline is None or pipeline in _feed_of:
+        raise ConfigError("read_images must be called once, inside of a pipeline; make one with @pipeline_def")
+    order = Order(len(source), pipeline.max_batch_size, shard_id, num_shards, shuffle_seed, training, repeats)
+    feed = _feed_of[pipeline] = Feed(source, order)
+    labels = _from(feed.labels, types.INT32, "labels")
+    if not source.gives_paths:
+        return _from(feed.images, types.UINT8, "encoded_images"), labels
+    paths = fn.slice(
+        _from(feed.paths, types.UINT8, "padded_paths"), 0, _from(feed.lengths, types.INT32, "path_lengths"), axes=[0],
+        name="paths",
+    )  # fmt: skip
+    # A read that fails raises; for a mapped page that fails the system may kill the process (SIGBUS).
+    return fn.io.file.read(paths, dont_use_mmap=True, name="read_files"), labels
 
 
-def read_files(files: Sequence[str], labels: Sequence[int], reading: Reading) -> tuple[DataNode, DataNode]:
-    """Bytes and labels of files, in the order that ``reading`` says."""
-    order: dict[str, Any] = (
-        {"shuffle_after_epoch": True, "shuffle_after_epoch_seed": reading.shuffle_seed}
-        if reading.training
-        else {"stick_to_shard": True}
-    )
+def _from(source: Callable[[types.BatchInfo], Any], dtype: types.DALIDataType, name: str) -> DataNode:
+    return fn.external_source(source=source, batch=True, batch_info=True, dtype=dtype, ndim=1, name=name)
+
+
+def _read_in_graph(
+    source: GraphReader, training: bool, shard_id: int, num_shards: int, seed: int
+) -> tuple[DataNode, DataNode]:
+    """As ``read_images``; for training, the set is cut to a multiple of the ranks, as DALI's shards must be equal."""
+    entries = np.arange(len(source))
+    order: dict[str, Any] = {"stick_to_shard": True}
+    if training:
+        left_out = np.random.default_rng(seed).choice(len(source), len(source) % num_shards, replace=False)
+        entries = np.delete(entries, left_out)
+        order = {"shuffle_after_epoch": True, "shuffle_after_epoch_seed": seed}
     jpegs, labels = fn.readers.file(
-        files=files,
-        labels=labels,
-        shard_id=reading.shard_id,
-        num_shards=reading.num_shards,
+        files=list(map(str, source.read(entries.tolist()))),
+        labels=source.labels[entries].tolist(),
+        shard_id=shard_id,
+        num_shards=num_shards,
         # Every epoch ends on a whole batch, so that the next one begins with its own first image.
         pad_last_batch=True,
-        # A read that fails raises; for a mapped page that fails the system may kill the process (SIGBUS).
         dont_use_mmap=True,
-        name=READER_NAME,
+        name="reader",
         **order,
     )
     return jpegs, labels
-
-
-def _multiple_of(num_shards: int, size: int, seed: int) -> list[int]:
-    """Indices of a data set without the few that do not fill another row of shards."""
-    left_out = np.random.default_rng(seed).choice(size, size % num_shards, replace=False)
-    return np.delete(np.arange(size), left_out).tolist()
 
 
 def feed_images() -> tuple[DataNode, DataNode]:
@@ -119,29 +226,32 @@ def feed_images() -> tuple[DataNode, DataNode]:
     return jpegs, labels
 
 
-def scheduled_size(schedule: Callable[[int, int], int], *, batch_size: int, batches_per_epoch: int) -> DataNode:
+def scheduled_size(
+    schedule: Callable[[int, int], int], *, batch_size: int, batches_per_epoch: int | None = None
+) -> DataNode:
     """A size that may change from batch to batch, for ``random_resized_crop``.
 
     Args:
         schedule: epoch and batch, both counted from 0, to a side in pixels.  Must depend on nothing else: a
             restored pipeline asks for the rest.
         batch_size: of the pipeline.
-        batches_per_epoch: that the reader makes, an incomplete last one included.
+        batches_per_epoch: that the pipeline's reader makes, an incomplete last one included; None after
+            ``read_images``, which knows it.
 
     Returns:
         float32 (2,), height and width, on the CPU.  A graph with it cannot be serialised.
     """
+    pipeline = Pipeline.current()
+    feed = None if pipeline is None else feed_of(pipeline)
+    batches = batches_per_epoch or (feed.order.batches if feed else 0)
+    if batches < 1:
+        raise ConfigError("scheduled_size needs batches_per_epoch, or read_images before it and a batch in an epoch")
 
     def draw(info: types.BatchInfo) -> list[np.ndarray]:
-        # DALI counts the batches of the whole run: it sees no end of an epoch, which is the reader's.
-        side = schedule(info.iteration // batches_per_epoch, info.iteration % batches_per_epoch)
+        # DALI counts the batches of the whole run: it sees no end of an epoch, which is the order's.
+        side = schedule(*divmod(info.iteration, batches))
         return [np.full(2, side, np.float32)] * batch_size
 
     return fn.external_source(
         source=draw, batch=True, batch_info=True, dtype=types.FLOAT, ndim=1, name="scheduled_size"
     )
-
-
-def reading_of(pipeline: Pipeline) -> Reading | None:
-    """How a pipeline reads, None if it does not use ``read_images``."""
-    return _reading_of.get(pipeline)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.files import append_line, open_own
 from dali_mix.loading.recovery import BadImage
-from dali_mix.sources.folder import ImageFolder
+from dali_mix.sources import Source
 from dali_mix.text import fits_a_line
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class BadFiles:
 
     Args:
         on_bad_image: "replace" lets the loader go on, "error" stops at the first file.
-        max_fraction: share of a folder's files that may be bad; one file always may.
+        max_fraction: share of a source's images that may be bad; one file always may.
     """
 
     def __init__(self, on_bad_image: str, max_fraction: float) -> None:
@@ -35,16 +35,18 @@ class BadFiles:
         self._max_fraction = max_fraction
         self._known: set[str] = set()
         self._new: list[BadImage] = []
-        self._sizes: dict[Path, int] = {}
+        self._sources: dict[str, Source] = {}
+        self._found: dict[str, set[str]] = {}
         self._list: Path | None = None
 
-    def reporter(self, folder: ImageFolder) -> Callable[[BadImage], None]:
-        """What a loader of this folder calls with each bad file.
+    def reporter(self, source: Source) -> Callable[[BadImage], None]:
+        """What a loader of this source calls with each bad file.
 
         Raises:
             DataError: when called, if the run must stop.
         """
-        self._sizes[folder.root] = len(folder)
+        self._sources[source.name] = source
+        self._found[source.name] = {path for path in self._known if source.owns(path)}
         return self._report
 
     def write_to(self, path: Path) -> None:
@@ -61,6 +63,8 @@ class BadFiles:
                 raise ConfigError(f"{path} cannot be continued: {error.strerror}") from error
             self._known.discard("")
         self._list = path
+        for source in self._sources.values():
+            self.reporter(source)
 
     def take_over(self, images: Iterable[BadImage]) -> None:
         """Note files that an earlier process found."""
@@ -87,8 +91,11 @@ class BadFiles:
                 self._known.add(image.path)
                 _log.warning("%s is replaced: %s", image.path, image.reason)
                 self._append(image.path)
-        for root, size in self._sizes.items():
-            self._check(root, size)
+                for name, source in self._sources.items():
+                    if source.owns(image.path):
+                        self._found[name].add(image.path)
+        for name, source in self._sources.items():
+            self._check(name, len(source))
 
     def _report(self, image: BadImage) -> None:
         if self._stop_at_once:
@@ -111,13 +118,13 @@ class BadFiles:
         except OSError as error:
             _log.warning("%s cannot be written: %s", self._list, error.strerror)
 
-    def _check(self, root: Path, size: int) -> None:
-        found = sorted(path for path in self._known if path.startswith(f"{root}/"))
+    def _check(self, name: str, size: int) -> None:
+        found = sorted(self._found[name])
         if len(found) <= max(1, self._max_fraction * size):
             return
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
         where = f"; all are in {self._list}" if self._list else ""
         raise DataError(
-            f"{len(found)} of {size} images in {root} cannot be used, more than --max-bad-fraction "
+            f"{len(found)} of {size} images in {name} cannot be used, more than --max-bad-fraction "
             f"{self._max_fraction:g} allows: {shown}{where}; dali-mix scan finds all such files"
         )

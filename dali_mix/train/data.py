@@ -20,7 +20,7 @@ from dali_mix.fn.sections import Mixing, Output, Reading
 from dali_mix.loading.loader import Batch
 from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.options import flags_of
-from dali_mix.sources.folder import ImageFolder
+from dali_mix.sources import Source
 from dali_mix.sources.listing import is_folder
 from dali_mix.sources.synthetic import write_synthetic_folder
 from dali_mix.train.bad_files import BadFiles
@@ -34,9 +34,6 @@ PipelineFactory: TypeAlias = Callable[..., Any]  # a DALI Pipeline, which has no
 Pipelines: TypeAlias = Mapping[str, tuple[PipelineFactory, PipelineFactory]]
 """Name for ``--pipeline`` to what makes the training and the validation pipeline."""
 
-_SEED_PER_EPOCH = 10_007
-"""Added to the seeds for each epoch before a pipeline's first, so that a later one does not repeat the first epochs."""
-
 
 @dataclass(frozen=True)
 class Data:
@@ -46,13 +43,13 @@ class Data:
         train: None where only validation is wanted.
         val: for validation.
         num_classes: of both.
-        listed: the folders as they were listed, with the files that are excluded.
+        listed: both as they were listed, with the files that are excluded.
     """
 
-    train: ImageFolder | None
-    val: ImageFolder
+    train: Source | None
+    val: Source
     num_classes: int
-    listed: tuple[ImageFolder, ...]
+    listed: tuple[Source, ...]
 
 
 def open_data(settings: Settings, world: World) -> Data:
@@ -63,7 +60,7 @@ def open_data(settings: Settings, world: World) -> Data:
     train, val, listed = open_splits(settings.data, data_dir, settings.run.eval_only)
     found = len(val.classes)
     if settings.data.num_classes is not None and settings.data.num_classes != found:
-        source = train.root if train else val.root
+        source = (train or val).name
         raise ConfigError(
             f"--num-classes {settings.data.num_classes} contradicts the {found} class folders in {source}; leave the "
             f"flag out, or point --data-dir at the right data"
@@ -152,50 +149,51 @@ class Loaders:
 
     def validation(self) -> TolerantLoader | IdleLoader:
         """Every validation image once, over all ranks."""
-        folder = self._data.val
+        source = self._data.val
         settings = self._common | {
             "batch_size": self._settings.reading.validation_batch_size or self._settings.reading.batch_size,
             "crop_pct": self._config["crop_pct"],
             "crop_mode": self._config["crop_mode"],
             "interpolation": self._config["interpolation"],
         }
-        shards = min(self._world.size, len(folder))
-        # DALI takes memory for a whole batch, and fills it with the last image over and over.
-        settings["batch_size"] = min(settings["batch_size"], math.ceil(len(folder) / shards))
-        if self._world.rank >= len(folder):
-            return IdleLoader(len(folder), settings["batch_size"])
+        shards = min(self._world.size, len(source))
+        # DALI takes memory for a whole batch.
+        settings["batch_size"] = min(settings["batch_size"], math.ceil(len(source) / shards))
+        if self._world.rank >= len(source):
+            return IdleLoader(len(source), settings["batch_size"])
         settings["reading"] = replace(settings["reading"], num_shards=shards)
         build = partial(self._build_val, **_known(self._build_val, settings))
-        report = self.bad_files.reporter(folder)
-        return TolerantLoader(build, folder, "partial", stand_in="left_out", on_bad_image=report)
+        report = self.bad_files.reporter(source)
+        return TolerantLoader(build, source, "partial", stand_in="left_out", on_bad_image=report)
 
-    def training(self, mixing: bool = True, first_epoch: int = 0) -> TolerantLoader:
+    def training(self, mixing: bool = True, epoch: int = 0) -> TolerantLoader:
         """Shuffled, augmented and, unless ``mixing`` is False, mixed batches, from an epoch of the run on.
+
+        A state that is loaded into the loader has the last word on the epoch.
 
         Raises:
             ConfigError: if there are fewer images than one batch.
         """
         own = self._settings
-        seed = own.run.seed + first_epoch * _SEED_PER_EPOCH
         settings = self._common | {
             "batch_size": own.reading.batch_size,
             "choices": choices(own) if mixing else {},
             "mixing": own.mixing,
             "crop": replace(own.crop, interpolation=self._config["interpolation"]) if own.crop.no_aug else own.crop,
             "augmentation": augmentation(own),
-            "reading": replace(self._common["reading"], branch_seed=seed),
-            "seed": seed,
+            "reading": replace(self._common["reading"], branch_seed=own.run.seed),
+            "seed": own.run.seed,
         }
         if self.sizes is not None:
-            settings["img_size"] = self.sizes.starting(first_epoch)
+            settings["img_size"] = self.sizes
         self._refuse_lost_flags()
-        folder = self._data.train
-        assert folder is not None
+        source = self._data.train
+        assert source is not None
         build = partial(self._build_train, **_known(self._build_train, settings))
-        report = self.bad_files.reporter(folder)
+        report = self.bad_files.reporter(source)
         # The trainer knows how much of an epoch is left, and asks for that.
-        loader = TolerantLoader(build, folder, on_bad_image=report, after_break="rest")
-        len(loader)  # builds the pipeline, and refuses a data set smaller than one batch
+        loader = TolerantLoader(build, source, on_bad_image=report, after_break="rest")
+        loader.begin_at(epoch)  # builds the pipeline, and refuses a data set smaller than one batch
         return loader
 
     def _refuse_lost_flags(self) -> None:

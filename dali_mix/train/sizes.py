@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from timm.data.scheduled_sampler import ScheduledBatchSampler
@@ -71,10 +71,6 @@ class SizeSchedule:
         """Of each size in an epoch, counted from 0."""
         weights = self._weights.choice_weights_for_epoch(min(epoch, self._epochs - 1)).double()
         return (weights / weights.sum()).tolist()
-
-    def starting(self, first_epoch: int) -> Callable[[int, int], int]:
-        """The schedule for a pipeline that is made when ``first_epoch`` epochs are over."""
-        return lambda epoch, batch: self(epoch + first_epoch, batch)
 
     def __call__(self, epoch: int, batch: int) -> int:
         """The size in pixels of a batch, both counted from 0."""

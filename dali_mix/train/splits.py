@@ -1,4 +1,4 @@
-"""The folders of a run: listed, narrowed by ``--class-map`` and ``--exclude-list``, and told in the log."""
+"""The images of a run: listed, narrowed by ``--class-map`` and ``--exclude-list``, and told in the log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dali_mix.errors import ConfigError
-from dali_mix.sources.class_order import differs_from_timm
-from dali_mix.sources.exclusion import find_named
-from dali_mix.sources.folder import ImageFolder, find_split, other_splits, scan_image_folder
+from dali_mix.sources import Source, open_source
+from dali_mix.sources.base import split_scheme
+from dali_mix.sources.folder import find_split, other_splits
 from dali_mix.sources.listing import is_folder
 from dali_mix.train.settings.sections import Data
 
@@ -24,56 +24,44 @@ class Splits(NamedTuple):
     """The images of a run.
 
     Fields:
-        train: None where only validation is wanted and there is no such folder.
+        train: None where only validation is wanted and there is no such split.
         val: for validation.
-        listed: the folders as they were listed, with the files that are excluded.
+        listed: both as they were listed, with the files that are excluded.
     """
 
-    train: ImageFolder | None
-    val: ImageFolder
-    listed: tuple[ImageFolder, ...]
+    train: Source | None
+    val: Source
+    listed: tuple[Source, ...]
 
 
 def open_splits(own: Data, data_dir: Path, eval_only: bool = False) -> Splits:
     """List the images, and say what there is and what is left out.
 
     Raises:
-        ConfigError: if a folder cannot be used, or a list names nothing in it.
+        ConfigError: if a split cannot be used, or a list names nothing in it.
     """
     # Absolute from here on: "~" in a name is then not a home.
     data_dir = Path(os.path.abspath(data_dir))
     classes, excluded = _read_class_map(own.class_map), _read_exclude_list(own.exclude_list)
     selects = classes is not None
-    train_dir, val_dir = (_choose(data_dir, split) for split in (own.train_split, own.val_split))
+    train_place, val_place = (_choose(data_dir, split) for split in (own.train_split, own.val_split))
     train = None
-    if not eval_only or is_folder(train_dir):
-        train = scan_image_folder(train_dir, classes, select=selects)
-    val = scan_image_folder(val_dir, train.classes if train else classes, select=selects, allow_empty=True)
+    if not eval_only or _is_there(train_place):
+        train = open_source(train_place, classes=classes, select=selects)
+    own_classes = train.classes if train else classes
+    val = open_source(val_place, classes=own_classes, select=selects, allow_empty=True)
     listed = (train, val) if train else (val,)
-    for name, folder in zip(_NAMES[-len(listed) :], listed, strict=True):
-        _log.info("%s", describe(name, folder))
-    if not selects:
-        order = differs_from_timm(listed[0])
-        if order:
-            _log.info("%s", order)
+    for name, split in zip(_NAMES[-len(listed) :], listed, strict=True):
+        _log.info("%s: %s", name, split.summary())
+    if not selects and (remark := listed[0].remark()):
+        _log.info("%s", remark)
     if own.exclude_list and excluded:
         train, val = _exclude(excluded, own.exclude_list, train, val, data_dir)
-    for name, split in zip(_NAMES, (train, val), strict=True):
-        if split is not None:
-            split.require_readable_names()
-            _tell_empty(name, split)
+    for name, left in zip(_NAMES, (train, val), strict=True):
+        if left is not None:
+            left.check()
+            _tell_empty(name, left)
     return Splits(train, val, listed)
-
-
-def describe(name: str, folder: ImageFolder) -> str:
-    """One line on a listed folder: "training: 1,200 images of 12 classes in /data/train; left out: 1 hidden folder"."""
-    # macOS writes ._x.jpg beside x.jpg on foreign file systems.
-    hidden = sum(path[path.rfind("/") + 1] == "." for path in folder.files)
-    dots = f" ({hidden:,} of them with a dot before the name)" if hidden else ""
-    left_out = folder.left_out.told(str(folder.root))
-    end = f"; left out: {', '.join(left_out)}" if left_out else ""
-    images, classes = _count(len(folder), "image"), _count(len(folder.classes), "class", "classes")
-    return f"{name}: {images} of {classes} in {folder.root}{dots}{end}"
 
 
 def read_lines(flag: str, path: Path) -> list[str]:
@@ -110,27 +98,36 @@ def _read_exclude_list(path: Path | None) -> list[str]:
     return lines
 
 
-def _choose(data_dir: Path, name: str) -> Path:
+def _choose(data_dir: Path, name: str) -> str:
+    """What ``open_source`` takes for a split: "/data/train", or "list:/data/train.csv" for "list:train.csv"."""
+    scheme, rest = split_scheme(name)
+    if scheme != "folder" and not is_folder(data_dir / name):
+        return f"{scheme}:{data_dir / rest}"
     chosen = find_split(data_dir, name)
     others = other_splits(chosen, name)
     if others:
         _log.warning("%s is used, and not %s beside it", chosen, " or ".join(path.name for path in others))
-    return chosen
+    return str(chosen)
+
+
+def _is_there(place: str) -> bool:
+    scheme, rest = split_scheme(place)
+    return is_folder(rest) if scheme == "folder" else os.path.exists(rest)
 
 
 def _exclude(
-    lines: list[str], path: Path, train: ImageFolder | None, val: ImageFolder, data_dir: Path
-) -> tuple[ImageFolder | None, ImageFolder]:
-    """Both folders without what a list names."""
+    lines: list[str], path: Path, train: Source | None, val: Source, data_dir: Path
+) -> tuple[Source | None, Source]:
+    """Both splits without what a list names."""
     matched: set[int] = set()
     counts, kept = [], []
-    for name, folder in zip(_NAMES, (train, val), strict=True):
-        if folder is not None:
-            named = find_named(folder.files, folder.links, lines, data_dir)
+    for name, split in zip(_NAMES, (train, val), strict=True):
+        if split is not None:
+            named = split.named(lines, data_dir)
             matched |= named.lines
             counts.append(f"{name} {_count(len(named.files), 'image')}")
-            folder = folder.without_entries(named.files)
-        kept.append(folder)
+            split = split.without_entries(named.files)
+        kept.append(split)
     unmatched = [line for index, line in enumerate(lines) if index not in matched]
     if not matched:
         raise ConfigError(
@@ -143,14 +140,14 @@ def _exclude(
     return kept[0], kept[1] or val
 
 
-def _tell_empty(name: str, folder: ImageFolder) -> None:
-    empty = folder.empty_classes()
+def _tell_empty(name: str, split: Source) -> None:
+    empty = split.empty_classes()
     if empty:
         _log.warning(
             "%s: %d of %s without an image, the first is %s",
             name,
             len(empty),
-            _count(len(folder.classes), "class", "classes"),
+            _count(len(split.classes), "class", "classes"),
             empty[0],
         )
 

@@ -10,7 +10,6 @@ from typing import Any
 from dali_mix.errors import ConfigError, first_line
 from dali_mix.loading.loader import Batch
 from dali_mix.loading.recovery import TolerantLoader
-from dali_mix.sources.changes import FolderWatch
 from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
 from dali_mix.train.checkpoint.resume import Start
@@ -72,16 +71,14 @@ class TrainingRun:
         self._settings, self._world, self._data = settings, world, data
         self._loaders, self._validation, self._start = loaders, validation, start
         self._facts = identity | {"skipped": start.skipped}
-        # Where mixing ends it takes another loader than the one that the checkpoint holds.
-        mixing_ends = start.position == Position(settings.methods.mixup_off_epoch, 0)
-        first_epoch = start.position.epoch if mixing_ends else start.first_epoch
-        self._training = self._open_training(start.position.epoch, first_epoch)
+        self._training = self._open_training(start.position.epoch)
         self.trainer, self._epochs = build_trainer(settings, world, step, len(self._training))
         self._request = StopRequest()
         self._statistics = EpochStatistics()
         self._rows = list(start.rows)
         self._own: dict[str, Any] | None = None
-        self._watches = [FolderWatch(listed) for listed in data.listed] if world.is_main else []
+        watches = (listed.watch() for listed in data.listed if world.is_main)
+        self._watches = [watch for watch in watches if watch is not None]
         if start.checkpoint is not None:
             if start.exact and start.position.epoch > self._epochs:
                 raise ConfigError(
@@ -188,9 +185,9 @@ class TrainingRun:
         settings, trainer, world, statistics = self._settings, self.trainer, self._world, self._statistics
         if epoch and epoch == settings.methods.mixup_off_epoch:
             _log.info("epoch %d: mixing is off from here on (--mixup-off-epoch)", epoch + 1)
-            if self._facts["first_epoch"] != epoch:
+            if epoch != self._start.position.epoch:
                 self._training.close()
-                self._training = self._open_training(epoch, epoch)
+                self._training = self._open_training(epoch)
         trainer.train_epoch(self._training, epoch, progress, statistics)
         if statistics.skipped:
             _log.warning("epoch %d: %d updates were skipped, as they were not finite", epoch + 1, statistics.skipped)
@@ -272,10 +269,9 @@ class TrainingRun:
     def _images(self, steps: int) -> int:
         return steps * self._settings.reading.batch_size * self._world.size
 
-    def _open_training(self, epoch: int, first_epoch: int) -> TolerantLoader:
+    def _open_training(self, epoch: int) -> TolerantLoader:
         off: int = self._settings.methods.mixup_off_epoch
-        self._facts["first_epoch"] = first_epoch
-        return self._loaders.training(mixing=not off or epoch < off, first_epoch=first_epoch)
+        return self._loaders.training(mixing=not off or epoch < off, epoch=epoch)
 
     def _load(self, start: Start) -> None:
         """Everything of a checkpoint but the random numbers, which come last."""
@@ -297,9 +293,9 @@ class TrainingRun:
             self._statistics = EpochStatistics.from_state(self._own["tally"])
         try:
             check_buffers(self._own, trainer)
-            if self._facts["first_epoch"] == start.first_epoch:
+            # Where mixing ends it takes another loader than the one that the checkpoint holds.
+            if start.position != Position(self._settings.methods.mixup_off_epoch, 0) or not epoch:
                 self._training.load_state_dict(self._own["loader"])
         except (ConfigError, RuntimeError) as error:  # RuntimeError: DALI's of a pipeline's state
             raise ConfigError(f"{start.checkpoint} cannot be continued: {first_line(error)}") from error
-        if self._facts["first_epoch"] == start.first_epoch:
-            self._loaders.bad_files.take_over(self._training.bad_images)
+        self._loaders.bad_files.take_over(self._training.bad_images)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from dali_mix import ConfigError, MixLoader
 from dali_mix import fn as mix
-from dali_mix.data import TolerantLoader
+from dali_mix.data import GraphReader, TolerantLoader
 from pipelines.imagenet import imagenet_train, imagenet_val
 
 IMAGES, BATCH = 11, 2  # 5 batches, and one image that training drops and validation delivers
@@ -217,7 +217,7 @@ def test_a_users_sharded_reader_goes_to_the_next_shard(folder):
 
 
 def test_a_graph_from_a_file_is_read_to_the_end_of_its_epoch(folder):
-    graph = imagenet_train(folder, **OPTIONS).serialize()
+    graph = imagenet_train(GraphReader(folder), **OPTIONS).serialize()
     options = {"batch_size": BATCH, "num_threads": 1, "device_id": None, "enable_checkpointing": True}
     with MixLoader(Pipeline.deserialize(graph, **options)) as loader:
         assert [len(list(islice(loader, count))) for count in (2, 9)] == [2, 5]

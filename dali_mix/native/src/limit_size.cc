@@ -63,7 +63,11 @@ class LimitSize : public dali::StatelessOperator<dali::CPUBackend> {
                                 "; use a smaller batch, or make the largest images smaller: ", largest));
   }
 
-  static std::string Name(const Batch& encoded, int i) { return encoded.GetMeta(i).GetSourceInfo(); }
+  // Only DALI's readers tell it; the loader knows which image has which number in a batch of its own.
+  static std::string Name(const Batch& encoded, int i) {
+    const std::string name = encoded.GetMeta(i).GetSourceInfo();
+    return name.empty() ? dali::make_string("sample #", i) : name;
+  }
 
   int64_t max_pixels_, max_batch_pixels_, max_bytes_;
 };

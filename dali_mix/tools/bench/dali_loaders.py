@@ -115,7 +115,7 @@ def decoded(setting: Setting) -> tuple[DataNode, DataNode]:
     on_gpu = setting.backend.decoder == "mixed"
     jpegs, labels = fn.readers.file(
         files=list(setting.folder.files),
-        labels=list(setting.folder.labels),
+        labels=setting.folder.labels.tolist(),
         random_shuffle=True,
         pad_last_batch=True,
         name=_READER,

@@ -7,14 +7,14 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.fn.image.decoder_settings import DecoderSettings
 from dali_mix.loading.device import select_backend
-from dali_mix.sources.folder import ImageFolder, scan_image_folder
+from dali_mix.sources.file_source import FileSource
+from dali_mix.sources.folder import scan_image_folder
 from dali_mix.tools.bench import recipe, sweep
 from dali_mix.tools.bench.alternatives import ALTERNATIVES, LoadingTime, choose_alternatives, segment, without_equal
 from dali_mix.tools.bench.report import SPEED_COLUMNS, Column, describe_mixing
@@ -147,7 +147,7 @@ def _setting(args: argparse.Namespace, asked: recipe.Recipe | None) -> Setting:
     )
 
 
-def _whole_batches(folder: ImageFolder, images: int | None, batch_size: int) -> ImageFolder:
+def _whole_batches(folder: FileSource, images: int | None, batch_size: int) -> FileSource:
     """As many images as fill whole batches: of an incomplete one the images are read and thrown away."""
     count = len(folder) // batch_size * batch_size if images is None else images
     if len(folder) < max(count, batch_size):
@@ -161,7 +161,7 @@ def _whole_batches(folder: ImageFolder, images: int | None, batch_size: int) -> 
     return _spread_over_classes(folder, count)
 
 
-def _spread_over_classes(folder: ImageFolder, count: int) -> ImageFolder:
+def _spread_over_classes(folder: FileSource, count: int) -> FileSource:
     """The first file of every class, then the second, and so on, until there are ``count``; in the folder's order."""
     seen = [0] * len(folder.classes)
     rank = []
@@ -169,10 +169,7 @@ def _spread_over_classes(folder: ImageFolder, count: int) -> ImageFolder:
         rank.append(seen[label])
         seen[label] += 1
     chosen = sorted(sorted(range(len(folder)), key=rank.__getitem__)[:count])
-    files, labels = folder.files, folder.labels
-    return replace(
-        folder, files=tuple(files[index] for index in chosen), labels=tuple(labels[index] for index in chosen)
-    )
+    return folder.select(chosen)
 
 
 def _baselines(baselines: Sequence[str] | None, names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dali_mix.fn.image.decoder_settings import DecoderSettings
 from dali_mix.loading.device import Backend
-from dali_mix.sources.folder import ImageFolder
+from dali_mix.sources.file_source import FileSource
 from dali_mix.tools.bench.recipe import Recipe
 
 SMOOTHING = 0.1
@@ -36,7 +36,7 @@ class Setting:
         recipe: of augmentation and mixing, for the alternatives that have one.
     """
 
-    folder: ImageFolder
+    folder: FileSource
     backend: Backend
     batch_size: int
     img_size: int

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, default_collate
 from torchvision import io
 from torchvision.transforms import InterpolationMode, v2
 
-from dali_mix.sources.folder import ImageFolder
+from dali_mix.sources.file_source import FileSource
 from dali_mix.tools.bench.recipe import LEVELS, Recipe
 from dali_mix.tools.bench.setting import (
     CUTMIX_ALPHA,
@@ -44,12 +44,12 @@ epochs would tell against a loader that stops between them."""
 class _FolderReader(Reader):
     """The files of a folder, as timm's datasets read them."""
 
-    def __init__(self, folder: ImageFolder) -> None:
+    def __init__(self, folder: FileSource) -> None:
         super().__init__()
         self._folder = folder
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return open(self._folder.files[index], "rb"), self._folder.labels[index]
+        return open(self._folder.files[index], "rb"), int(self._folder.labels[index])
 
     def __len__(self) -> int:
         return len(self._folder)
@@ -129,7 +129,7 @@ def _timm_batches(setting: Setting, mixing: Mapping[str, Any], augmentation: Map
 class _Jpegs(Dataset):
     """Bytes of files and their labels, through a transform."""
 
-    def __init__(self, folder: ImageFolder, transform: v2.Transform) -> None:
+    def __init__(self, folder: FileSource, transform: v2.Transform) -> None:
         self._folder = folder
         self._transform = transform
 
@@ -138,7 +138,7 @@ class _Jpegs(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         encoded = torch.frombuffer(_read(self._folder.files[index]), dtype=torch.uint8)
-        return self._transform(encoded), self._folder.labels[index]
+        return self._transform(encoded), int(self._folder.labels[index])
 
 
 @contextmanager

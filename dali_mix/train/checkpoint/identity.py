@@ -18,8 +18,8 @@ from dali_mix.train.data import Data, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.settings.sections import Settings, all_settings, plain_settings
 
-_MIXING, _AUGMENTATION = "mixing operators", "augmentation operators"
-_NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AUGMENTATION, _MIXING)
+_MIXING, _AUGMENTATION, _ORDER = "mixing operators", "augmentation operators", "order of the images"
+_NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AUGMENTATION, _MIXING, _ORDER)
 
 
 def identity(settings: Settings, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
@@ -74,6 +74,7 @@ def _fingerprint(settings: Settings, data: Data, loaders: Loaders, world: World)
     return decisive | {
         "training images": len(train) if train else 0,
         "training data": train.digest()[:16] if train else "",
+        _ORDER: "dali_mix's",
         "ranks": world.size,
         "DALI backend": loaders.backend,
         _AUGMENTATION: native.implementation(loaders.backend) if loaders.augments else None,
@@ -89,6 +90,8 @@ def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """
     # Before augmentation had an entry it was the portable graph's.
     then = {_AUGMENTATION: own.get(_AUGMENTATION) and "portable"} | saved
+    if _ORDER in own:
+        then.setdefault(_ORDER, "that of DALI's reader")
     for name, default in _decisive().items():
         if name in own and then.get(name) is None:
             then[name] = default
@@ -109,6 +112,8 @@ def _shown(name: str) -> str:
 
 
 def _remedy(name: str, then: dict[str, Any]) -> str:
+    if name == _ORDER:
+        return " (the version that saved it still continues it exactly)"
     if name not in (_AUGMENTATION, _MIXING):
         return ""
     # A run of before whose mixing was native, but not its augmentation, can be had by neither switch.

@@ -31,7 +31,6 @@ class Start:
         exact: False takes the weights and the optimizer from the checkpoint, and begins its epoch anew.
         position: first thing to do.
         rows: of the summary, of the epochs before.
-        first_epoch: for which the training loader of the checkpoint was made.
         skipped: updates of the epochs before that were not made.
     """
 
@@ -40,7 +39,6 @@ class Start:
     exact: bool = True
     position: Position = _BEGINNING
     rows: list[dict[str, float]] = field(default_factory=list)
-    first_epoch: int = 0
     skipped: int = 0
 
 
@@ -159,7 +157,7 @@ def _exactly(folder: Path | None, path: Path, facts: dict[str, Any], own: dict[s
     if changed:
         _log.warning("not computed as before, so results may differ in the last bits: %s", ", ".join(changed))
     _log.info("continuing %s exactly, at %s", path, position)
-    return Start(folder, path, True, position, facts["rows"], facts["first_epoch"], _skipped(facts))
+    return Start(folder, path, True, position, facts["rows"], _skipped(facts))
 
 
 def _otherwise(recovery: Recovery, path: Path, facts: dict[str, Any], unlike: list[str]) -> Start:
@@ -175,7 +173,7 @@ def _otherwise(recovery: Recovery, path: Path, facts: dict[str, Any], unlike: li
     repeated = f"its {batch} batches that are trained already are repeated" if batch else "nothing is repeated"
     _log.warning("continuing %s with other settings (%s): epoch %d begins anew, %s", path, "; ".join(unlike), epoch + 1,
                  repeated)  # fmt: skip
-    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch], epoch, _skipped(facts))
+    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch], _skipped(facts))
 
 
 def _skipped(facts: dict[str, Any]) -> int:

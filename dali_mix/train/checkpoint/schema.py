@@ -39,7 +39,6 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     epoch, batch = facts["position"]
     _demand(batch <= facts["batches"], "position", facts["position"], f"within epochs of {facts['batches']} batches")
     _demand(len(facts["rows"]) <= epoch, "rows", len(facts["rows"]), f"at most one for each of {epoch} epochs")
-    _demand(facts["first_epoch"] <= epoch, "first_epoch", facts["first_epoch"], f"at most {epoch}")
 
 
 def check_shared(shared: Mapping[str, Any]) -> None:
@@ -67,6 +66,7 @@ def check_own(own: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     _demand(loader["delivered"] <= facts["batches"], "loader delivered", loader["delivered"],
             f"at most {facts['batches']}")  # fmt: skip
     files = loader["fingerprint"]["num_samples"]
+    _integer()(loader.get("epoch", 0), "loader epoch")  # older ones have none
     stand_ins = loader.get("stand_ins", [])
     _STAND_INS(stand_ins, "loader stand_ins")
     _LOOK_AHEAD(loader.get("look_ahead", [0, 0]), "loader look_ahead")
@@ -226,7 +226,6 @@ _FACTS = _fields(
     position=_items(_integer(highest=1 << 20), _integer()),
     batches=_integer(1),
     rows=_all(_row),
-    first_epoch=_integer(),
 )
 _TENSORS = _mapping(_text, _tensor())
 _SHARED = _fields(
