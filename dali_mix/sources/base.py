@@ -85,6 +85,12 @@ class Source(ABC):
         """
         source = cls(where)  # type: ignore[call-arg]  # a subclass takes what stands after its scheme
         source.check()
+        wrong = np.flatnonzero((source.labels < 0) | (source.labels >= len(source.classes)))
+        if len(wrong):
+            raise ConfigError(
+                f"{source.describe(int(wrong[0]))} has the label {source.labels[wrong[0]]}, and {source.name} has "
+                f"{len(source.classes)} classes; labels begin with 0"
+            )
         if classes is None:
             empty = [] if allow_empty else source.empty_classes()
             if empty:
@@ -190,18 +196,12 @@ class Source(ABC):
         """Refuse what cannot be read; sees to it that labels are an array.
 
         Raises:
-            ConfigError: if there is no image, or a label is no class.
+            ConfigError: if there is no image.
         """
         labels = np.asarray(self.labels, np.int32)
         vars(self).update(labels=labels, classes=tuple(self.classes))  # also of a frozen dataclass
         if labels.ndim != 1 or not len(labels):
             raise ConfigError(f"{self.name} holds no image")
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
-        if len(wrong):
-            raise ConfigError(
-                f"{self.describe(int(wrong[0]))} has the label {labels[wrong[0]]}, and {self.name} has "
-                f"{len(self.classes)} classes; labels begin with 0"
-            )
 
     def summary(self) -> str:
         """What it holds, as a part of a sentence."""

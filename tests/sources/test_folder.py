@@ -23,7 +23,7 @@ def test_labels_follow_sorted_class_names(tmp_path):
 
 def test_validation_takes_the_training_sets_labels(tmp_path):
     folder = scan_image_folder(make(tmp_path, "c/1.jpg"), classes=["a", "b", "c"])
-    assert folder.labels == (2,)
+    assert folder.labels.tolist() == [2]
 
 
 def test_the_digest_is_of_content_not_place(tmp_path):

@@ -82,7 +82,7 @@ def test_the_alternatives_see_the_same_photographs_in_an_epoch(image_folder):
 
 def test_images_are_spread_over_the_classes(image_folder):
     folder = loader._spread_over_classes(scan_image_folder(image_folder / "train"), 24)
-    counts = [folder.labels.count(label) for label in range(10)]
+    counts = [folder.labels.tolist().count(label) for label in range(10)]
     assert counts == [3, 3, 3, 3, 2, 2, 2, 2, 2, 2]
     assert list(folder.files) == sorted(folder.files)
 
