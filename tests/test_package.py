@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,7 @@ def imports_of(path):
 
 
 PLAIN = [
+    "dali_mix.dali_private",
     "dali_mix.batch",
     "dali_mix.branches",
     "dali_mix.errors",
@@ -243,3 +245,17 @@ def test_the_trainer_names_no_method_of_the_step():
     words = ("smmix", "token_head", "fine_grained", "consistency")
     lines = [line for file in TRAIN.rglob("*.py") for line in file.read_text().lower().splitlines()]
     assert [line for line in lines if any(word in line for word in words)] == []
+
+
+def test_private_parts_of_dali_are_touched_in_one_file():
+    """What begins with an underscore is of another object than ``self``, and of none of our own or torch's."""
+    touched = re.compile(r"\b(?:pipeline|pipe|iterator|fn|types|Pipeline|nvidia\.dali)\._[a-z]\w*")
+    files = [*ROOT.glob("dali_mix/**/*.py"), *ROOT.glob("pipelines/*.py"), *ROOT.glob("examples/*.py")]
+    found = {
+        str(file.relative_to(ROOT)): touched.findall(re.sub(r"\bself\.\w+", "", file.read_text())) for file in files
+    }
+    assert [name for name, parts in found.items() if parts] == ["dali_mix/dali_private.py"]
+    names = ("_consumer_iter", "_ever_consumed", "_enable_checkpointing", "_deserialized", "_conditional", "_pipes",
+             "_input_callbacks", "_restore_state_from_checkpoint", "_get_checkpoint", "_init_args")  # fmt: skip
+    named = [str(file.relative_to(ROOT)) for file in files if any(name in file.read_text() for name in names)]
+    assert named == ["dali_mix/dali_private.py"]

@@ -257,8 +257,8 @@ class MixLoader(EpochLoader):
 
     @property
     def _stream(self) -> Stream:
+        pipeline = self._open_pipeline()
         if self._known_stream is None:
-            pipeline = self._open_pipeline()
             pipeline.build()
             self._known_stream = stream_of(pipeline, self._last_batch)
         return self._known_stream

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -17,7 +18,7 @@ from dali_mix.errors import ConfigError
 
 S = TypeVar("S", bound="type[Source]")
 _SCHEME = re.compile(r"([a-z][a-z0-9_+-]+):(.*)", re.DOTALL)
-_openers: dict[str, Callable[..., Source]] = {}
+_registered: dict[str, type[Source]] = {}
 
 
 class Named(NamedTuple):
@@ -47,13 +48,14 @@ class Source(ABC):
     Fields:
         scheme: what stands before the colon in ``open_source("scheme:where")``.
         gives_paths: whether ``read`` gives paths and not bytes.
-        name: of the whole source, for messages.
+        name: of the whole source, for messages; ``open`` sets it to what was opened.
         classes: class names; the index of a name is its label.
         labels: int32 (n,), the class of each image.
     """
 
     scheme: ClassVar[str] = ""
     gives_paths: bool = False
+    name: str = "the source"
     classes: tuple[str, ...]
     labels: NDArray[np.int32]
 
@@ -84,6 +86,7 @@ class Source(ABC):
             ConfigError: if it cannot be used.
         """
         source = cls(where)  # type: ignore[call-arg]  # a subclass takes what stands after its scheme
+        vars(source).setdefault("name", f"{cls.scheme}:{where}")
         source.check()
         wrong = np.flatnonzero((source.labels < 0) | (source.labels >= len(source.classes)))
         if len(wrong):
@@ -100,11 +103,6 @@ class Source(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def name(self) -> str:
-        """Of the whole source, for messages."""
-        return f"{self.scheme or type(self).__name__} source"
 
     def describe(self, index: int) -> str:
         """Where an image is found, in one line; what ``bad_files.txt`` and ``--exclude-list`` hold."""
@@ -236,12 +234,7 @@ class Part(Source):
         self._source, self._indices = source, indices
         self.labels = source.labels[indices] if labels is None else labels
         self.classes = source.classes if classes is None else classes
-        self.gives_paths = source.gives_paths
-
-    @property
-    def name(self) -> str:
-        """The whole source's."""
-        return self._source.name
+        self.name, self.gives_paths = source.name, source.gives_paths
 
     def describe(self, index: int) -> str:
         """As the whole source does."""
@@ -261,10 +254,16 @@ def register(source: S) -> S:
     scheme = source.scheme
     if not _SCHEME.fullmatch(f"{scheme}:"):
         raise ConfigError(f"scheme of {source.__name__} must be lower-case letters and digits, got {scheme!r}")
-    known = _openers.setdefault(scheme, source.open)
-    if known != source.open:
+    known = _registered.get(scheme)
+    if known is not None and _written_at(known) != _written_at(source):
         raise ConfigError(f"there are two sources of the scheme {scheme!r}; give one another name")
+    _registered[scheme] = source
     return source
+
+
+def _written_at(source: type[Source]) -> tuple[str | None, str]:
+    """The same for a file that is imported twice, under two names."""
+    return getattr(sys.modules.get(source.__module__), "__file__", None), source.__qualname__
 
 
 def open_source(where: str | Path, **options: Any) -> Source:
@@ -278,9 +277,9 @@ def open_source(where: str | Path, **options: Any) -> Source:
         ConfigError: for an unknown scheme, and if the source cannot be used.
     """
     scheme, rest = split_scheme(str(where))
-    if scheme not in _openers:
-        raise ConfigError(f"{where} is of the unknown scheme {scheme!r}; there are {', '.join(sorted(_openers))}")
-    return _openers[scheme](rest, **options)
+    if scheme not in _registered:
+        raise ConfigError(f"{where} is of the unknown scheme {scheme!r}; there are {', '.join(sorted(_registered))}")
+    return _registered[scheme].open(rest, **options)
 
 
 def split_scheme(where: str) -> tuple[str, str]:

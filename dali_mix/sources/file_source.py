@@ -39,6 +39,7 @@ class FileSource(Source):
     gives_paths = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "name", str(self.root))
         object.__setattr__(self, "files", Paths.of(self.files, f"{self._folder}/"))
         object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -56,11 +57,6 @@ class FileSource(Source):
 
     def __hash__(self) -> int:
         return hash((self.root, self.classes, self.files))
-
-    @property
-    def name(self) -> str:
-        """What was opened."""
-        return str(self.root)
 
     @property
     def paths(self) -> Paths:

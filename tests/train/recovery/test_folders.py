@@ -16,7 +16,7 @@ from dali_mix.train.checkpoint.store import CheckpointStore, Position
 from dali_mix.train.run_folder import Place, end_start, hold, release
 from dali_mix.train.settings.sections import Recovery
 
-FACTS = {"fingerprint": {"seed": 1}, "computed_by": {}, "launcher": "", "batches": 7, "rows": [], "first_epoch": 0}
+FACTS = {"fingerprint": {"seed": 1}, "computed_by": {}, "launcher": "", "batches": 7, "rows": []}
 
 
 @pytest.fixture(autouse=True)

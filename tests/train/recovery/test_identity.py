@@ -95,6 +95,6 @@ def test_what_changes_bits_is_told_but_not_what_the_saved_run_did_not_know(whole
 
 
 def test_a_checkpoint_that_knows_less_is_continued_without_a_word(caplog):
-    facts = {"position": [1, 4], "computed_by": {"torch": "1"}, "rows": [], "first_epoch": 0}
+    facts = {"position": [1, 4], "computed_by": {"torch": "1"}, "rows": []}
     resume._exactly(None, Path("checkpoint"), facts, {"computed_by": {"torch": "1", "threads of torch": 5}})
     assert not [record for record in caplog.records if record.levelname == "WARNING"]

@@ -62,7 +62,6 @@ FACTS = [
     (["fingerprint", "lr"], torch.ones(3)),
     (["fingerprint", "model_kwargs"], {"a": b"x"}),
     *((["computed_by"], value) for value in (None, [], {"torch": None}, {1: "x"}, LACKING)),
-    *((["first_epoch"], value) for value in ("x", -1, 2, True, HUGE, 0.0, LACKING)),
     *((["batches"], value) for value in (0, "7", -7, 3, None, LACKING)),
     *((["launcher"], value) for value in (None, 3, LACKING)),
     (["skipped"], "3"),
