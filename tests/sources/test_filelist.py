@@ -79,7 +79,7 @@ def test_what_is_no_list(tmp_path):
         open_source(f"list:{tmp_path}/gone.csv")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         open_source(f"list:{tmp_path}")
-    with pytest.raises(ConfigError, match="unknown scheme 'tfds'; there are folder, .*list"):
+    with pytest.raises(ConfigError, match=r"unknown scheme 'tfds'; there are folder, .*list"):
         open_source("tfds:mnist")
 
 
