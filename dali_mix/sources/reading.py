@@ -75,7 +75,7 @@ class Feed:
         """uint8 (bytes,) each."""
         indices = self.indices(info.iteration).tolist()
         try:
-            return [_encoded(image) for image in self.source.read(indices)]
+            return [_fed(_encoded(image)) for image in self.source.read(indices)]
         except Exception:  # whatever a source raises; it says below which image it is
             return [self._image(index) for index in indices]
 
@@ -90,18 +90,21 @@ class Feed:
 
     def _image(self, index: int) -> NDArray[np.uint8]:
         try:
-            image = read_one(self.source, index)
+            return _fed(read_one(self.source, index))
         except DataError as error:
             self.errors[index] = str(error)
             return _NO_IMAGE
-        return image if len(image) else _NO_IMAGE
+
+
+def _fed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return image if len(image) else _NO_IMAGE
 
 
 def _encoded(image: Any) -> NDArray[np.uint8]:
     data = image if isinstance(image, np.ndarray) else np.frombuffer(image, np.uint8)
     if data.dtype != np.uint8 or data.ndim != 1:
         raise TypeError(f"read must give uint8 (bytes,), got {data.dtype} of shape {data.shape}")
-    return data if len(data) else _NO_IMAGE
+    return data
 
 
 def read_one(source: Source, index: int) -> NDArray[np.uint8]:
