@@ -255,7 +255,7 @@ def test_private_parts_of_dali_are_touched_in_one_file():
         str(file.relative_to(ROOT)): touched.findall(re.sub(r"\bself\.\w+", "", file.read_text())) for file in files
     }
     assert [name for name, parts in found.items() if parts] == ["dali_mix/dali_private.py"]
-    names = ("_consumer_iter", "_ever_consumed", "_enable_checkpointing", "_deserialized", "_conditional", "_pipes",
+    names = ("_consumer_iter", "_ever_consumed", "_enable_checkpointing", "_pipes",
              "_input_callbacks", "_restore_state_from_checkpoint", "_get_checkpoint", "_init_args")  # fmt: skip
     named = [str(file.relative_to(ROOT)) for file in files if any(name in file.read_text() for name in names)]
     assert named == ["dali_mix/dali_private.py"]
