@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dali_mix.errors import ConfigError
+from dali_mix.sources.left_out import LeftOut
 
 S = TypeVar("S", bound="type[Source]")
 _SCHEME = re.compile(r"([a-z][a-z0-9_+-]+):(.*)", re.DOTALL)
@@ -49,6 +50,7 @@ class Source(ABC):
         scheme: what stands before the colon in ``open_source("scheme:where")``.
         gives_paths: whether ``read`` gives paths and not bytes.
         name: of the whole source, for messages; ``open`` sets it to what was opened.
+        left_out: what lies beside the images.
         classes: class names; the index of a name is its label.
         labels: int32 (n,), the class of each image.
     """
@@ -56,6 +58,7 @@ class Source(ABC):
     scheme: ClassVar[str] = ""
     gives_paths: bool = False
     name: str = "the source"
+    left_out: LeftOut = LeftOut()
     classes: tuple[str, ...]
     labels: NDArray[np.int32]
 

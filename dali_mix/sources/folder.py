@@ -51,7 +51,7 @@ class ImageFolder(FileSource):
     def summary(self) -> str:
         """Images, classes, and what is left out."""
         # macOS writes ._x.jpg beside x.jpg on foreign file systems.
-        hidden = sum(path[path.rfind("/") + 1] == "." for path in self.files)
+        hidden = self.paths.count_hidden()
         dots = f" ({hidden:,} of them with a dot before the name)" if hidden else ""
         left_out = self.left_out.told(str(self.root))
         return super().summary() + dots + (f"; left out: {', '.join(left_out)}" if left_out else "")

@@ -122,6 +122,10 @@ class Paths(Sequence[str]):
         rows[:, begin:] = self._bytes[at]
         return rows, (lengths + begin).astype(np.int32)
 
+    def count_hidden(self) -> int:
+        """How many files' names begin with a dot, where no folder's does."""
+        return self._rest.count(b"/.") + self._rest.count(b"\0.") + self._rest.startswith(b".")
+
     def rests(self, first: int, last: int) -> bytes:
         """What comes after the prefix in some that follow one another, with a zero byte between them."""
         return self._rest[self._starts[first] : self._starts[last] - 1] if last > first else b""

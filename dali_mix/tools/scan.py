@@ -17,7 +17,9 @@ from tqdm import tqdm
 from dali_mix.errors import ConfigError, DataError
 from dali_mix.files import write_output
 from dali_mix.loading.probe import probe_images
-from dali_mix.sources.folder import SPLIT_NAMES, find_split, other_splits, scan_image_folder
+from dali_mix.sources import open_source
+from dali_mix.sources.base import split_scheme
+from dali_mix.sources.folder import SPLIT_NAMES, find_split, other_splits
 from dali_mix.sources.listing import Kind, is_folder, kind_of, list_folder
 from dali_mix.text import fits_a_line, is_utf8, show
 from dali_mix.tools.scan_findings import Findings, Split
@@ -55,12 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROG,
-        description="Find every file of an image folder that DALI cannot decode, and what else is worth knowing.",
+        description="Find every file of a data set that DALI cannot decode, and what else is worth knowing.",
         epilog="Exit code: 0 all files decode, 1 some do not, 2 bad input, 130 after Ctrl-C.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("dir", type=Path, metavar="DIR", help="Folder with train/ and val/, or one folder of class folders.")
+    add(
+        "dir",
+        type=Path,
+        metavar="DIR",
+        help="Folder with train/ and val/, one of class folders, or list:FILE.",
+    )
     add("--exclude-list", type=Path, metavar="FILE", help="Write the undecodable files, for the trainer's flag.")
     add("--report", type=Path, metavar="FILE", help="Write everything as JSON.")
     add("--device", choices=("gpu", "cpu"), help="Decoder to try, by default gpu where there is one.")
@@ -87,6 +94,12 @@ def _check_output(flag: str, path: Path | None) -> None:
 
 
 def _list_files(args: argparse.Namespace) -> Findings:
+    scheme, where = split_scheme(str(args.dir))
+    if scheme != "folder":
+        source = open_source(str(args.dir), allow_empty=True)
+        if not source.gives_paths:
+            raise ConfigError(f"{args.dir} gives no files, and a scan looks at nothing else; give a folder or a list")
+        return Findings(Path(os.path.abspath(where)).parent, [Split(os.path.basename(where), source)])
     root = Path(os.path.abspath(args.dir.expanduser()))
     folders: list[Path] = []
     unused: list[Path] = []
@@ -105,9 +118,9 @@ def _list_files(args: argparse.Namespace) -> Findings:
         print(f"listing {', '.join(show(str(folder)) for folder in folders)}", file=sys.stderr)
     splits = []
     for folder in folders:
-        images = scan_image_folder(folder, allow_empty=True)
+        images = open_source(folder, allow_empty=True)
         if not is_utf8(str(folder)):
-            images.require_readable_names()
+            images.check()
         splits.append(Split(folder.name, images))
     return Findings(base, splits, unused)
 

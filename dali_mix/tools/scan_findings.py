@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from dali_mix.loading.probe import Probed
-from dali_mix.sources.folder import ImageFolder
+from dali_mix.sources import Source
 from dali_mix.text import is_utf8
 from dali_mix.tools.pixels import difference_from_pil
 
@@ -27,7 +27,7 @@ _TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class Split:
-    """One image folder.
+    """One image folder, or another source of files.
 
     Fields:
         name: of the folder.
@@ -35,7 +35,12 @@ class Split:
     """
 
     name: str
-    images: ImageFolder
+    images: Source
+
+    @property
+    def files(self) -> list[str]:
+        """Absolute paths of the images."""
+        return [str(path) for path in self.images.read(range(len(self.images)))]
 
 
 class ListedImage(NamedTuple):
@@ -118,7 +123,7 @@ class Findings:
     @property
     def files(self) -> list[str]:
         """Absolute paths of all images, in the order in which they are scanned."""
-        return [path for split in self.splits for path in split.images.files]
+        return [path for split in self.splits for path in split.files]
 
     def relative(self, path: str) -> str:
         """A path as it is reported."""
@@ -168,7 +173,7 @@ class Findings:
 
     def _images(self) -> Iterator[ListedImage]:
         for split in self.splits:
-            for path, label in zip(split.images.files, split.images.labels, strict=True):
+            for path, label in zip(split.files, split.images.labels, strict=True):
                 yield ListedImage(self.relative(path), split.name, split.images.classes[label])
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from dali_mix.loading.probe import Probed
-from dali_mix.sources.class_order import differs_from_timm
 from dali_mix.sources.folder import SPLIT_NAMES
 from dali_mix.text import show
 from dali_mix.tools.scan_findings import Findings, ListedImage, Split, leaked, mislabelled, repeated_within
@@ -78,7 +77,7 @@ def _splits(splits: Sequence[Split]) -> list[str]:
         if empty:
             refused = ", which training refuses" if split.name in SPLIT_NAMES["train"] else ""
             lines += _row("", f"{len(empty):,} class folder(s) without an image{refused}: {_names(empty)}")
-        elif number == 0 and (order := differs_from_timm(split.images)):
+        elif number == 0 and (order := split.images.remark()):
             lines += _row("", show(order))
     for split in splits[1:]:
         for one, other in ((splits[0], split), (split, splits[0])):

@@ -297,3 +297,13 @@ sys.exit(scan.main([{str(folder)!r}, "--exclude-list", {str(tmp_path / "exclude.
     assert err == "dali-mix scan: interrupted after 15 of 18 files; no file was written\n"
     assert out.startswith("Undecodable 6 of 15\n         6  truncated JPEG\n            train/cat/cut0.jpg\n")
     assert not (tmp_path / "exclude.txt").exists()
+
+
+def test_a_list_of_files_is_scanned(folder, capsys):
+    (folder / "all.csv").write_text("path,class\ntrain/cat/0.jpg,cat\nval/cat/page.jpg,cat\ntrain/cat/again.jpg,dog\n")
+    assert main([f"list:{folder}/all.csv", "--device", "cpu", "--exclude-list", str(folder / "bad.txt")]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("all.csv     3 images in 2 classes; smallest dog 1, median 1.5, largest cat 2\n")
+    assert "val/cat/page.jpg" in out
+    assert "train/cat/0.jpg = train/cat/again.jpg" in out
+    assert (folder / "bad.txt").read_text() == "val/cat/page.jpg\n"
