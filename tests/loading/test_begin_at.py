@@ -44,7 +44,7 @@ def test_what_has_begun_or_has_another_order_does_not_begin_elsewhere(eleven_cla
     with pytest.raises(ConfigError, match="begin_at must come before the first batch"):
         loader.begin_at(1)
     (reader,) = ranks_of(GraphReader(eleven_classes), 1, 4)
-    with pytest.raises(ConfigError, match="begin_at needs read_images"):
+    with pytest.raises(ConfigError, match="begin_at needs a pipeline with read_images"):
         reader.begin_at(1)
     for place in ((-1, 0), (0, 2), (0, -1)):
         with pytest.raises(ConfigError, match=f"batch one of 0 to 1, got {place[0]} and {place[1]}"):
