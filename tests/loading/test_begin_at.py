@@ -75,5 +75,5 @@ def test_validation_counts_from_the_first_image(eleven_classes):
     with MixLoader(imagenet_val(eleven_classes, batch_size=4, img_size=8, device="cpu"), "partial") as loader:
         loader.begin_at(2, 1)
         assert [batch.labels.tolist() for batch in loader] == [[4, 5, 6, 7], [8, 9, 10]]
-        assert loader.epoch == 2
+        assert loader.epoch == 3
         assert len(list(loader)) == 3
