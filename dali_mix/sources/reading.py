@@ -75,9 +75,12 @@ class Feed:
         """uint8 (bytes,) each."""
         indices = self.indices(info.iteration).tolist()
         try:
-            return [_fed(_encoded(image)) for image in self.source.read(indices)]
+            images = [_fed(_encoded(image)) for image in self.source.read(indices)]
         except Exception:  # whatever a source raises; it says below which image it is
             return [self._image(index) for index in indices]
+        for index in self.errors.keys() & set(indices):
+            del self.errors[index]
+        return images
 
     def named(self, cause: str, iteration: int) -> str:
         """What DALI says of a batch, with the names of the images that it numbers, or why they could not be read."""
@@ -246,9 +249,10 @@ def scheduled_size(
     """
     pipeline = Pipeline.current()
     feed = None if pipeline is None else feed_of(pipeline)
-    batches = batches_per_epoch or (feed.order.batches if feed else 0)
-    if batches < 1:
-        raise ConfigError("scheduled_size needs batches_per_epoch, or read_images before it and a batch in an epoch")
+    if batches_per_epoch is None and feed is None:
+        raise ConfigError("scheduled_size needs batches_per_epoch, or read_images before it")
+    # Fewer images than a batch are for the loader to refuse.
+    batches = batches_per_epoch or max(feed.order.batches if feed else 1, 1)
 
     def draw(info: types.BatchInfo) -> list[np.ndarray]:
         # DALI counts the batches of the whole run: it sees no end of an epoch, which is the order's.

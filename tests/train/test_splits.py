@@ -130,20 +130,20 @@ def test_class_numbers_that_are_not_timms_are_told(opened, tmp_path, paths, firs
 
 
 def test_splits_may_be_lists(opened, data):
-    (data / "train.csv").write_text("path,class\ntrain/a/1.jpg,x\ntrain/b/3.jpg,y\ntrain/a/2.jpg,x\n")
-    (data / "val.csv").write_text("val/a/4.jpg,y\nval/b/5.jpg,y\n")
+    (data / "train.csv").write_text("path,class\ntrain/a/1.jpg,a\ntrain/b/3.jpg,b\ntrain/a/2.jpg,a\n")
+    (data / "val.csv").write_text("val/a/4.jpg,b\nval/b/5.jpg,b\n")
     (data / "out.txt").write_text("train/b/../b/3.jpg\nval/a/4.jpg\n")
     images, lines = opened("--train-split", "list:train.csv", "--val-split", "list:val.csv")
     assert (images.train.labels.tolist(), images.val.labels.tolist()) == ([0, 1, 0], [1, 1])
     assert lines == [
         "training: 3 images of 2 classes in DIR/train.csv",
         "validation: 2 images of 2 classes in DIR/val.csv",
-        "validation: 1 of 2 classes without an image, the first is x",
+        "validation: 1 of 2 classes without an image, the first is a",
     ]
     images, lines = opened("--train-split", "list:train.csv", "--exclude-list", data / "out.txt")
     assert (len(images.train), len(images.val)) == (2, 1)
     assert "2 of 2 lines of --exclude-list match (training 1 image, validation 1 image)" in lines
-    assert "training: 1 of 2 classes without an image, the first is y" in lines
+    assert "training: 1 of 2 classes without an image, the first is b" in lines
     with pytest.raises(ConfigError, match=r"^DIR/none\.csv cannot be read: No such file".replace("DIR", str(data))):
         opened("--train-split", "list:none.csv")
     with pytest.raises(ConfigError, match="unknown scheme 'wds'; there are folder"):
