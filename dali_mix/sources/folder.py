@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dali_mix.errors import ConfigError
 from dali_mix.sources.base import Watch, register
+from dali_mix.sources.extensions import IMG_EXTENSIONS
 from dali_mix.sources.file_source import FileSource
 from dali_mix.sources.left_out import LeftOut, count_extensions
 from dali_mix.sources.listing import ClassLister, Kind, is_folder, kind_of, list_folder

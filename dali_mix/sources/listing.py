@@ -12,9 +12,8 @@ from enum import Enum
 from functools import partial
 from typing import TypeVar
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from dali_mix.errors import ConfigError
+from dali_mix.sources.extensions import IMG_EXTENSIONS
 from dali_mix.sources.left_out import LeftOut
 
 T = TypeVar("T")

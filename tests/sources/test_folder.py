@@ -1,7 +1,9 @@
 import pytest
+import torchvision
 
 from dali_mix import ConfigError
 from dali_mix.data import scan_image_folder
+from dali_mix.sources.extensions import IMG_EXTENSIONS
 
 
 def make(root, *paths):
@@ -54,3 +56,7 @@ def test_a_link_from_a_class_to_the_whole_folder_is_not_followed(tmp_path):
     before = scan_image_folder(make(tmp_path, "a/1.jpg", "b/2.jpg"))
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     assert scan_image_folder(tmp_path) == before
+
+
+def test_the_extensions_are_those_of_torchvision():
+    assert IMG_EXTENSIONS == torchvision.datasets.folder.IMG_EXTENSIONS

@@ -72,7 +72,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(15, 5.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
     # Without saying so, the parts would seem not to add up.
@@ -90,7 +90,8 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
         if axes.get_legend_handles_labels()[0]:
             # Below the axis' label, where no curve can be.
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9, frameon=False)
-    replace_file(path, lambda temporary: figure.savefig(temporary, format="png"))
+    # Not savefig, which draws all a first time without a pixel.
+    replace_file(path, canvas.print_png)
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ from dali_mix.train.weights import read_notes, save_weights
 
 _log = logging.getLogger(__name__)
 
+_REDRAW_S = 10.0
+"""Between two drawings of the curves: each takes half a second, and epochs may be as short."""
+
 
 class RunFolder:
     """``output/EXPERIMENT``; an older run of the same name is left alone unless it is continued.
@@ -46,6 +50,7 @@ class RunFolder:
     def __init__(self, settings: Settings, num_classes: int, classes: tuple[str, ...], start: Start) -> None:
         self._settings = settings
         self._warned = False
+        self._undrawn, self._drawn_at = False, time.monotonic()
         self._classes = class_notes(classes)
         self._place = Place.of(settings)
         self.path = start.folder or self._place.make_folder()
@@ -81,8 +86,10 @@ class RunFolder:
             self.summary.add(row)
         with self._surviving():
             self._trackers.add(row, int(row["epoch"]))
+        self._undrawn = True
+        if time.monotonic() - self._drawn_at >= _REDRAW_S:
+            self._draw_curves()
         with self._surviving():
-            draw_curves(self.summary.rows, self.path / "curves.png")
             preview.save(self.path / "preview.png")
         with self._surviving():
             if self._best() is row:
@@ -105,9 +112,16 @@ class RunFolder:
         return table(rows)
 
     def close(self) -> None:
-        """Let the trackers finish."""
+        """Draw what is missing in the curves, and let the trackers finish."""
+        if self._undrawn:
+            self._draw_curves()
         with self._surviving():
             self._trackers.close()
+
+    def _draw_curves(self) -> None:
+        with self._surviving():
+            draw_curves(self.summary.rows, self.path / "curves.png")
+        self._undrawn, self._drawn_at = False, time.monotonic()
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:

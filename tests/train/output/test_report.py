@@ -9,7 +9,7 @@ import time
 import types
 
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -224,8 +224,10 @@ def test_curves_of_any_length(tmp_path, epochs):
 def drawn_axes(rows, path, monkeypatch):
     """The axes of the figure that is saved."""
     kept = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (kept.extend(self.axes), save(self, *a, **k))[1])
+    save = FigureCanvasAgg.print_png
+    monkeypatch.setattr(
+        FigureCanvasAgg, "print_png", lambda self, path: (kept.extend(self.figure.axes), save(self, path))[1]
+    )
     assert draw_curves(rows, path)
     return kept
 
@@ -273,11 +275,22 @@ def test_a_failed_drawing_leaves_the_old_one(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.print_png", fail)
     with pytest.raises(OSError, match="disk full"):
         draw_curves(list(run_of(2)), path)
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize(("between_s", "drawn"), [(3600.0, [3]), (0.0, [1, 2, 3])])
+def test_short_epochs_do_not_wait_for_drawings(train, tmp_path, monkeypatch, between_s, drawn):
+    """However short, all epochs are in the curves in the end."""
+    seen = []
+    monkeypatch.setattr("dali_mix.train.output.folder._REDRAW_S", between_s)
+    monkeypatch.setattr("dali_mix.train.output.folder.draw_curves", lambda rows, path: seen.append(len(rows)))
+    code, _, err = train("--epochs", 3)
+    assert code == 0, err
+    assert seen == drawn
 
 
 # Trackers
