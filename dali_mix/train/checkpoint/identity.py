@@ -69,9 +69,8 @@ def _own_version() -> str:
 
 def _fingerprint(settings: Settings, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """Everything that decides the weights, by name; plain types."""
-    decisive = {name: value for name, value in plain_settings(settings).items() if name in _decisive()}
-    train = data.train
-    return decisive | {
+    values, train = plain_settings(settings), data.train
+    return {name: values[name] for name in _decisive()} | {
         "training images": len(train) if train else 0,
         "training data": train.digest()[:16] if train else "",
         _ORDER: "dali_mix's",

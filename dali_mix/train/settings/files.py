@@ -38,8 +38,10 @@ def read_config(path: Path, flag: str = "--config ") -> dict[str, Any]:
         if len(raw) > _MAX_BYTES:
             raise ConfigError(f"it is larger than {_MAX_BYTES >> 10} KiB")
         text = raw.decode()
-        _count_values(yaml.compose(text, yaml.SafeLoader), {})
-        content = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _count_values(node, {})
+        content = loader.construct_document(node) if node else None
     except ConfigError as error:
         raise ConfigError(f"{flag}{path} cannot be settings: {error}") from error
     except Exception as error:
