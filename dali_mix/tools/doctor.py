@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="dali-mix doctor", description="What this environment is, and what is wrong.")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     if parser.parse_args(argv).here:
-        return _examine()
+        code = _examine()
+        sys.stdout.flush()
+        os._exit(code)  # what libraries do when the interpreter ends is no finding, and takes seconds
     command = [sys.executable, "-m", "dali_mix.tools.doctor", "--here"]
     # What libraries write besides is not of the report's form; the end of it is told if they end the process.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:

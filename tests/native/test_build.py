@@ -261,7 +261,8 @@ def test_importing_compiles_nothing_and_graphs_are_deserialized_in_a_worker(tmp_
 
 def test_built_ahead_by_the_command(tmp_path, copying_compiler):
     environment = os.environ | {"DALI_MIX_CACHE": str(tmp_path / "cache"), "CXX": str(copying_compiler)}
-    command = [sys.executable, "-m", "dali_mix.native"]
+    # As python -m does, which the installation of a checkout runs.
+    command = [sys.executable, "-c", QUICK + "import runpy; runpy.run_module('dali_mix.native', run_name='__main__')"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "native operators" in result.stdout
     environment["CXX"] = "no-such-compiler"

@@ -3,6 +3,7 @@
 import os
 import runpy
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +11,25 @@ import pytest
 
 from dali_mix.tools import accuracy
 from dali_mix.tools.accuracy import Result, find_result, format_spread, format_table, main, read_result
+from tests.ranks import run_ranks
 
 ENTRY = Path(__file__).parents[2] / "train_imagenet.py"
 TINY = "--model-kwargs patch_size=8 embed_dim=16 depth=2 num_heads=2 -b 10 --device cpu".split()
 HEAD = "epoch,train_loss,train_classification,eval_top1,img_per_s,seconds\r\n"
 SUMMARY = HEAD + "0,9,2.5,30,100,60\r\n1,9,2.0,50,200,30\r\n2,9,1.5,40,220,30\r\n"
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """Trainings in processes that need not import PyTorch first; one test has them as they are."""
+
+    def run(command, *, stdout, stderr, env, check):
+        assert (command[0], stdout) == (sys.executable, subprocess.DEVNULL)
+        result = run_ranks(*command[1:], cwd=Path.cwd(), env=env)
+        stderr.write(result.stderr)
+        return result
+
+    monkeypatch.setattr(accuracy.subprocess, "run", run)
 
 
 @pytest.fixture
@@ -34,13 +49,14 @@ def make(tmp_path, image_folder, capfd, monkeypatch):
     return run
 
 
-def test_a_table_is_made_and_continued(make, tmp_path):
+def test_a_table_is_made_and_continued(make, tmp_path, request):
     code, out, err = make("--methods", "none", "--seeds", 1)
     assert code == 0, err
     assert out == (tmp_path / "out" / "accuracy.md").read_text()
     (row,) = [line.split(" | ") for line in out.splitlines() if line.startswith("| none")]
     assert row[1] == "1"
     # The second time there is nothing to train, but for the method that is new.
+    request.getfixturevalue("prepared")
     code, again, err = make("--methods", "none", "mixup_smmix", "--seeds", 1)
     assert code == 0, err
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"none-seed1", "mixup_smmix-seed1"}
@@ -54,7 +70,7 @@ def test_a_table_is_made_and_continued(make, tmp_path):
     assert err.count("\n") == 1
 
 
-def test_a_failed_run_is_shown_and_marked(make, tmp_path, image_folder):
+def test_a_failed_run_is_shown_and_marked(make, prepared):
     # SMMix is refused where its tokens are too few, and the plain run is not.
     code, out, err = make(
         "--methods", "smmix", "none", "--seeds", 1, extra=[*TINY, "--img-size", 16, "--drop-path", "0.1"]

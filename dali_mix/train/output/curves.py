@@ -13,6 +13,7 @@ from dali_mix.files import replace_file
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_SIZE_IN = (15.0, 5.2)
 _MOST_MARKED = 40
 _LOG_FROM_RATIO = 100.0
 # Beyond this matplotlib's own arithmetic overflows; such a loss is as good as infinite.
@@ -71,9 +72,8 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(15, 5.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=_SIZE_IN, dpi=110)
     canvas = FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
     loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3)
     # Without saying so, the parts would seem not to add up.
     title = "Loss  (*: of the batches that have it)" if parts.keys() & losses.keys() else "Loss"
@@ -90,7 +90,10 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
         if axes.get_legend_handles_labels()[0]:
             # Below the axis' label, where no curve can be.
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9, frameon=False)
-    # Not savefig, which draws all a first time without a pixel.
+    # Margins that matplotlib finds by itself, and savefig, draw all two times more.
+    rows_of_legend = max(len(axes.get_legend_handles_labels()[0]) + 1 for axes in (loss_axes, accuracy_axes)) // 2
+    bottom = (0.6 + 0.2 * rows_of_legend) / _SIZE_IN[1]
+    figure.subplots_adjust(left=0.05, right=0.988, bottom=bottom, top=0.92, wspace=0.19)
     replace_file(path, canvas.print_png)
     return True
 
@@ -137,6 +140,7 @@ def _draw_panel(axes: Axes, panel: Mapping[str, _Points], looks: Mapping[str, _L
     axes.set_title(title, fontsize=13)
     axes.set_xlabel("epoch")
     axes.set_ylabel(unit)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))  # no label is wider than the margin
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
