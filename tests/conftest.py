@@ -15,6 +15,7 @@ from dali_mix import branches, native
 from dali_mix.fn.mixing import base as graph_methods
 from dali_mix.methods import base
 from dali_mix.methods.attention import base as attention
+from dali_mix.sources import base as sources
 from dali_mix.sources.synthetic import write_synthetic_folder
 from tests.implementations import need_native
 
@@ -71,9 +72,14 @@ def real_images() -> Path:
 
 @pytest.fixture
 def registry():
-    """What a test registers is gone after it."""
-    tables = (base._registered, branches._codes, graph_methods._methods, attention._FAMILIES)
+    """What others have registered is unknown in a test, and what the test registers is gone after it."""
+    classes = (base._registered, graph_methods._methods, attention._FAMILIES, sources._registered)
+    tables = (*classes, branches._codes)
     before = [dict(table) for table in tables]
+    for table in classes:
+        for name in [name for name, kind in table.items() if not kind.__module__.startswith("dali_mix.")]:
+            del table[name]
+            branches._codes.pop(name, None)
     yield
     for table, content in zip(tables, before, strict=True):
         table.clear()

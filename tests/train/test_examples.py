@@ -1,7 +1,9 @@
-"""The step method of examples/, which knows this package as a stranger does, in the trainer."""
+"""What examples/ holds, which knows this package as a stranger does, in the trainer."""
 
 import csv
 import runpy
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.train.recovery.runs import assert_same_result, cut_off
 from tests.train.updates import CLASSES, batch_of, tiny_cnn
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "step_method.py"
+STRANGERS = ("graph_method.py", "step_method.py", "source.py")
 
 
 @pytest.fixture
@@ -70,6 +73,36 @@ def test_a_run_leaves_its_loss_and_its_picture_and_goes_on_exactly(registry, tra
     assert "exactly, at epoch 2" in err
     assert_same_result(tmp_path / "cut", tmp_path / "run")
     assert "head.weight" in load_file(tmp_path / "run" / "model.safetensors")
+
+
+def pack(folder, tar):
+    with tarfile.open(tar, "w") as file:
+        file.add(folder, arcname="")
+    return f"tar:{tar.name}"
+
+
+def test_all_three_in_a_folder_of_their_own_train_and_go_on_exactly(registry, train, tmp_path, small_images):
+    """A graph method, a step method and a source that this tree does not know, by one command."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    files = [shutil.copy(EXAMPLE.with_name(name), folder) for name in STRANGERS]
+    assert max(len(Path(file).read_text().splitlines()) for file in files) <= 40
+    splits = [pack(small_images / name, folder / f"{name}.tar") for name in ("train", "val")]
+    flags = ("--import", *files, "--train-split", splits[0], "--val-split", splits[1], "--checkpoint-steps", 1)
+    flags += ("--mix", "halfmix=0.4", "ict=0.5", "--halfmix-left", 0.3, "--model-ema", "--checkpoint-hist", 100)
+    code, _, err = train(*flags, "--experiment", "run", data=folder)
+    assert code == 0, err
+    with (tmp_path / "run" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert all(float(row["train_interpolation"]) > 0 and row["train_fine_grained"] == "" for row in rows)
+    with Image.open(tmp_path / "run" / "preview.png") as picture:
+        assert picture.height == 8 + 2 * 212  # a row each
+    cut_off(tmp_path / "run", tmp_path / "cut", Position(1, 3))
+    code, _, err = train(*flags, "--experiment", "cut", "--auto-resume", data=folder)
+    assert code == 0, err
+    assert "exactly, at epoch 2" in err
+    assert_same_result(tmp_path / "cut", tmp_path / "run")
 
 
 @pytest.mark.filterwarnings("ignore:Overwriting")  # timm's of a model that another test has registered
