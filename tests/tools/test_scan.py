@@ -272,7 +272,7 @@ from dali_mix.tools import scan
 probe._START = (
     "import pathlib, runpy, sys, time; sys.path[:] = {{path!r}}; names = runpy.run_path({{file!r}}); "
     "read = names['_read']; wait = lambda: (pathlib.Path({str(reached)!r}).touch(), time.sleep(100)); "
-    "names['serve'].__globals__['_read'] = lambda path: wait() if '/val/' in path else read(path); "
+    "names['serve'].__globals__['_read'] = lambda path, most: wait() if '/val/' in path else read(path, most); "
     "names['serve']({{fd}})"
 )
 scan.probe_images = functools.partial(scan.probe_images, batch_size=5)
