@@ -1,6 +1,6 @@
 """CIFAR pipelines: the CutMix paper's recipe on 32 px images.
 
-Training: pad by 4 px, random crop, flip, CutMix for half of the batches, normalise.
+Training: pad by 4 px, random crop, flip, CutMix for half of the batches, normalize.
 
     from dali_mix import MixLoader
     from pipelines.cifar import cifar_train

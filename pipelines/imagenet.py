@@ -1,12 +1,12 @@
 """ImageNet-style training and validation pipelines.
 
 Training: random-crop decode, resize, augment each image, then CutMix, Mixup or neither for the whole batch, then
-normalise.  Validation: resize, crop, normalise, as torchvision does on PIL images, to the pixel in place but not in
+normalize.  Validation: resize, crop, normalize, as torchvision does on PIL images, to the pixel in place but not in
 value: PIL rounds and clips between its two passes, DALI does not.  On photographs the mean difference is at most 0.2
-grey levels.  With "bilinear" none is larger than one level, but at the picture's own edge, where the crop reaches it
+gray levels.  With "bilinear" none is larger than one level, but at the picture's own edge, where the crop reaches it
 (crop_pct 1.0): there PIL leaves out what lies outside and DALI repeats the edge, up to 15.  With "bicubic" they are up
 to 18, and on black letters on white up to 20, 2 % of the values by more than one; with "lanczos" up to 31 and 37, and
-5 %.  With "nearest" up to 0.3 % of the values come from the neighbour pixel.
+5 %.  With "nearest" up to 0.3 % of the values come from the neighbor pixel.
 
     from dali_mix import MixLoader
     from dali_mix.data import scan_image_folder
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m pipelines.imagenet", description="Write a graph for Triton's DALI backend or another process."
     )
     add = parser.add_argument
-    add("--serialize", type=Path, required=True, metavar="FILE", help="Where to write the serialised graph.")
+    add("--serialize", type=Path, required=True, metavar="FILE", help="Where to write the serialized graph.")
     add("--val", action="store_true", help="Write the validation graph instead of the training graph.")
     add("--data-dir", type=Path, metavar="DIR", help="Image folder to read, by default inputs 'jpegs' and 'labels'.")
     add("-b", "--batch-size", type=int, default=128, metavar="N", help="Largest batch.")

@@ -2,7 +2,7 @@
 
 The pipeline has the steps of the one in DALI's documentation (its PyTorch ResNet-50 example): file reader, random-crop
 decoder, resize, coin for the mirror, ``crop_mirror_normalize``.  What CutMix adds is marked with ``# +``, what it
-changes with ``# ~``: import, one line before the normalisation, and the targets among the outputs.  The mirror moves
+changes with ``# ~``: import, one line before the normalization, and the targets among the outputs.  The mirror moves
 before the mixing, so that it turns one image and not the mixture.
 """
 

@@ -91,11 +91,11 @@ def deep_rgb_png():
     return raw(png(pixels.shape[1], pixels.shape[0], 16, 2, zlib.compress(rows)))
 
 
-def png(width, height, depth, colour, data):
+def png(width, height, depth, color, data):
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
@@ -214,12 +214,12 @@ KINDS = {
     "directory_loop": Kind("symlink to the folder it lies in", NOT_LISTED, "up", link_up),
     "svg": Kind("other file types", NOT_LISTED, "drawing.svg", raw(b"<svg/>")),
     "cmyk": Kind("CMYK JPEG", USED, "cmyk.jpg", saved(photo("CMYK"))),
-    "gray": Kind("grey JPEG", USED, "gray.jpg", saved(photo("L"))),
+    "gray": Kind("gray JPEG", USED, "gray.jpg", saved(photo("L"))),
     "progressive": Kind("progressive JPEG", USED, "progressive.jpg", saved(progressive=True)),
     "png_named_jpeg": Kind("PNG named .JPEG", USED, "png.JPEG", saved(kind="PNG")),
     "rgb_16_bit_png": Kind("RGB PNG of 16 bits a channel", USED, "rgb16.png", deep_rgb_png()),
     "gray_16_bit_png": Kind(
-        "grey PNG, TIFF or JPEG 2000 of 16 bits, scaled to 8 (PIL clips; 131 levels off)",
+        "gray PNG, TIFF or JPEG 2000 of 16 bits, scaled to 8 (PIL clips; 131 levels off)",
         USED,
         "gray16.png",
         saved(Image.fromarray(GRADIENT), "PNG"),
@@ -233,7 +233,7 @@ KINDS = {
         "PNM with a maximum of 4095, not scaled (126 levels off)", USED, "m4095.ppm", pnm(4095), None, 126
     ),
     "float_tiff": Kind(
-        "grey TIFF of floats in 0 .. 255: all white (128 levels off)",
+        "gray TIFF of floats in 0 .. 255: all white (128 levels off)",
         USED,
         "float.tif",
         saved(Image.fromarray(np.asarray(photo("L")).astype(np.float32)), "TIFF"),
@@ -241,7 +241,7 @@ KINDS = {
     ),
     "lab_tiff": Kind("LAB TIFF (12 levels off)", USED, "lab.tif", lab(), None, 12),
     "gray_alpha_tiff": Kind(
-        "grey TIFF with alpha, mixed with black (20 levels off)",
+        "gray TIFF with alpha, mixed with black (20 levels off)",
         USED,
         "la.tif",
         saved(with_alpha("LA"), "TIFF"),
@@ -273,7 +273,7 @@ KINDS = {
     "bit_tiff": Kind("TIFF of 1 bit a pixel, not compressed", REPLACED, "bit.tif", saved(photo("1"), "TIFF")),
     "bmp_555": Kind("BMP of 15 bits a pixel", REPLACED, "b555.bmp", bmp_16(False)),
     "gray_alpha_jp2": Kind(
-        "JPEG 2000 of grey and alpha, or of CMYK", REPLACED, "la.jp2.jpg", saved(with_alpha("LA"), "JPEG2000")
+        "JPEG 2000 of gray and alpha, or of CMYK", REPLACED, "la.jp2.jpg", saved(with_alpha("LA"), "JPEG2000")
     ),
     "palette_png": Kind("palette PNG", USED, "palette.png", saved(photo("P"), "PNG")),
     "rgba_png": Kind("RGBA PNG, the alpha dropped", USED, "rgba.png", saved(photo("RGBA"), "PNG")),

@@ -1,7 +1,7 @@
 """Mixing and augmentation for anyone's DALI graph: ``from dali_mix import fn as mix``.
 
 Data nodes in, data nodes out; the device follows the input.  They work in pipelines with and
-without ``enable_conditionals``, run no Python while the pipeline runs, and so can be serialised
+without ``enable_conditionals``, run no Python while the pipeline runs, and so can be serialized
 and checkpointed.  Of dali_mix this package imports the native operators only.
 """
 

@@ -217,7 +217,7 @@ class _Worker:
     """A process that decodes the files whose paths it is sent.
 
     Args:
-        graphs: two serialised pipelines, which read headers and decode.
+        graphs: two serialized pipelines, which read headers and decode.
         settings: of both pipelines.
     """
 

@@ -151,7 +151,7 @@ class _Shapes:
     """A pipeline from encoded bytes to shapes, which goes on after a file that cannot be decoded.
 
     Args:
-        graph: the serialised pipeline.
+        graph: the serialized pipeline.
         settings: its device, threads and batch size.
     """
 

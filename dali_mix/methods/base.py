@@ -94,7 +94,7 @@ class StepMethod(TrainingTask):
             plan: of :meth:`plan`.
 
         Returns:
-            "loss" () to be minimised, "output" logits (B, K), and each of ``parts`` ().
+            "loss" () to be minimized, "output" logits (B, K), and each of ``parts`` ().
         """
         raise NotImplementedError
 

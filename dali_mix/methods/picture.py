@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
     Fields:
         title: above the row.
-        images: (N, 3, H, W), normalised as the model sees them.
+        images: (N, 3, H, W), normalized as the model sees them.
         classes: what stands below each image: labels int64 (N,), soft targets (N, K), whose two largest are named
             with their shares, or pairs of a share and labels (N,), which are named in their order.
         light: (N, h, w) or None; the images are dim where it is low.

@@ -6,7 +6,7 @@ classification models, so that their checkpoints load as they are.
 
 Shapes: B batch, N tokens of a stage, M tokens that are attended to, A heads, D width of a stage,
 h/w its grid, K classes.
-Source: Wang et al., ICCV 2021, arXiv 2102.12122; behaviour checked against whai362/PVT @57e2dfa,
+Source: Wang et al., ICCV 2021, arXiv 2102.12122; behavior checked against whai362/PVT @57e2dfa,
 ``classification/pvt.py``, and ChenMnZ/SMMix @14b1edc, ``pvt.py``.
 """
 

@@ -114,7 +114,7 @@ class PyramidNet(nn.Module):
         self.num_features = self.head_hidden_size = channels
         self.bn_final = nn.BatchNorm2d(channels)
         self.fc = self._make_classifier()
-        self._initialise()
+        self._initialize()
 
     def _make_classifier(self) -> nn.Module:
         if self.num_classes <= 0:
@@ -122,7 +122,7 @@ class PyramidNet(nn.Module):
         weight = self.bn_final.weight
         return nn.Linear(self.num_features, self.num_classes, device=weight.device, dtype=weight.dtype)
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

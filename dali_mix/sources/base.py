@@ -42,7 +42,7 @@ class Watch(Protocol):
 
 
 class Source(ABC):
-    """A set of labelled images, of which any can be read by its index.
+    """A set of labeled images, of which any can be read by its index.
 
     A subclass sets ``classes`` and ``labels``, and defines ``read``; ``describe`` should say where an image is found.
 

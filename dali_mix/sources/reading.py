@@ -245,7 +245,7 @@ def scheduled_size(
             ``read_images``, which knows it.
 
     Returns:
-        float32 (2,), height and width, on the CPU.  A graph with it cannot be serialised.
+        float32 (2,), height and width, on the CPU.  A graph with it cannot be serialized.
     """
     pipeline = Pipeline.current()
     feed = None if pipeline is None else feed_of(pipeline)

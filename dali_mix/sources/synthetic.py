@@ -1,7 +1,7 @@
 """A small data set made from nothing: textured objects on cluttered backgrounds, as real JPEG files.
 
-Ten classes, each a texture with a colour family and an outline.  Objects lie anywhere and cover an eighth to a half
-of the image; the background carries colours of all classes, smooth gradients and distracting blobs, so that a model
+Ten classes, each a texture with a color family and an outline.  Objects lie anywhere and cover an eighth to a half
+of the image; the background carries colors of all classes, smooth gradients and distracting blobs, so that a model
 must find the object before it can name it.
 """
 
@@ -78,36 +78,36 @@ def _draw(kind: _Kind, rng: np.random.Generator) -> NDArray[np.uint8]:
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     image = _background(y, x, rng)
     size = float(rng.uniform(0.42, 0.8)) * min(height, width) / 2
-    centre_y = rng.uniform(size, height - size)
-    centre_x = rng.uniform(size, width - size)
-    v, u = (y - centre_y) / size, (x - centre_x) / size
+    center_y = rng.uniform(size, height - size)
+    center_x = rng.uniform(size, width - size)
+    v, u = (y - center_y) / size, (x - center_x) / size
     inside = _OUTLINES[kind.outline](v, u, rng)[..., None]
     angle = rng.uniform(-0.3, 0.3)
     v, u = v * np.cos(angle) - u * np.sin(angle), v * np.sin(angle) + u * np.cos(angle)
     pattern = _TEXTURES[kind.texture](v, u, rng)[..., None]
-    light = _colour(kind.hue + rng.normal(0, 0.025), rng.uniform(0.35, 0.6), rng.uniform(0.8, 1.0))
-    dark = _colour(kind.hue + rng.normal(0, 0.025), rng.uniform(0.7, 1.0), rng.uniform(0.3, 0.55))
+    light = _color(kind.hue + rng.normal(0, 0.025), rng.uniform(0.35, 0.6), rng.uniform(0.8, 1.0))
+    dark = _color(kind.hue + rng.normal(0, 0.025), rng.uniform(0.7, 1.0), rng.uniform(0.3, 0.55))
     image = image * (1 - inside) + (light * pattern + dark * (1 - pattern)) * inside
     image = image * rng.uniform(0.8, 1.1) + rng.normal(0, 0.03, image.shape)
     return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _background(y: Array, x: Array, rng: np.random.Generator) -> Array:
-    """A gradient between two colours under blobs, some of them in the strong colours of the objects."""
+    """A gradient between two colors under blobs, some of them in the strong colors of the objects."""
     height, width = y.shape
     slope = np.cos(angle := rng.uniform(0, 2 * np.pi)) * y / height + np.sin(angle) * x / width
     slope = ((slope - slope.min()) / np.ptp(slope))[..., None]
-    first, second = (_colour(rng.uniform(), rng.uniform(0, 0.6), rng.uniform(0.2, 0.9)) for _ in range(2))
+    first, second = (_color(rng.uniform(), rng.uniform(0, 0.6), rng.uniform(0.2, 0.9)) for _ in range(2))
     image = first * slope + second * (1 - slope)
     for _ in range(int(rng.integers(4, 9))):
-        centre_y, centre_x = rng.uniform(0, height), rng.uniform(0, width)
+        center_y, center_x = rng.uniform(0, height), rng.uniform(0, width)
         radius_y, radius_x = rng.uniform(3, 12, 2)
-        blob = ((y - centre_y) / radius_y) ** 2 + ((x - centre_x) / radius_x) ** 2 < 1
-        image[blob] = _colour(rng.uniform(), rng.uniform(0.2, 1.0), rng.uniform(0.3, 1.0))
+        blob = ((y - center_y) / radius_y) ** 2 + ((x - center_x) / radius_x) ** 2 < 1
+        image[blob] = _color(rng.uniform(), rng.uniform(0.2, 1.0), rng.uniform(0.3, 1.0))
     return image
 
 
-def _colour(hue: float, saturation: float, value: float) -> Array:
+def _color(hue: float, saturation: float, value: float) -> Array:
     """HSV to RGB, float32 (3,) in [0, 1]; the hue wraps."""
     offsets = np.array([5.0, 3.0, 1.0])
     sector = (offsets + hue * 6) % 6

@@ -11,7 +11,7 @@ from PIL import Image
 _TIFF_MODES = {
     "F": "TIFF of floats: decoded all white or all black",
     "LAB": "LAB TIFF: other colors than PIL's",
-    "LA": "grey TIFF with alpha: the alpha becomes green",
+    "LA": "gray TIFF with alpha: the alpha becomes green",
 }
 _EXTRA_SAMPLES, _ORIENTATION = 338, 274
 _PREMULTIPLIED = 1
@@ -34,7 +34,7 @@ def difference_from_pil(image: Image.Image) -> str | None:
         a line without the path, "CAUSE: EFFECT"; None where the pixels are PIL's, but for rounding.
     """
     if image.mode.startswith("I;16"):
-        return "16 bit grey: scaled to 8 bits, where PIL clips"
+        return "16 bit gray: scaled to 8 bits, where PIL clips"
     if image.format in ("JPEG", "MPO") and image.mode == "CMYK" and "adobe" not in image.info:
         return "CMYK JPEG without an Adobe marker: decoded all black"
     if image.format == "TIFF":

@@ -191,7 +191,7 @@ def leaked(groups: Iterable[list[ListedImage]], first: str, second: str) -> list
     return pairs
 
 
-def mislabelled(groups: Iterable[list[ListedImage]]) -> list[list[ListedImage]]:
+def mislabeled(groups: Iterable[list[ListedImage]]) -> list[list[ListedImage]]:
     """The groups whose images stand in different classes."""
     return [group for group in groups if len({image.label for image in group}) > 1]
 

@@ -11,7 +11,7 @@ import numpy as np
 from dali_mix.loading.probe import Probed
 from dali_mix.sources.folder import SPLIT_NAMES
 from dali_mix.text import show
-from dali_mix.tools.scan_findings import Findings, ListedImage, Split, leaked, mislabelled, repeated_within
+from dali_mix.tools.scan_findings import Findings, ListedImage, Split, leaked, mislabeled, repeated_within
 
 SMALL_PX = 32
 """An image with a shorter side counts as small."""
@@ -116,7 +116,7 @@ def _duplicates(findings: Findings, groups: Sequence[list[ListedImage]]) -> list
         if pairs:
             lines += _row("LEAK", f"{len(pairs):,} image(s) of {show(split.name)} are also in {show(first)}")
             lines += _few(map(_equal, pairs))
-    twofold = mislabelled(groups)
+    twofold = mislabeled(groups)
     if twofold:
         lines += _row("Labels", f"{len(twofold):,} image(s) stand in more than one class")
         lines += _few(map(_equal, twofold))

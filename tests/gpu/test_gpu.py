@@ -151,7 +151,7 @@ def test_batches_are_ready_on_the_stream_that_asks(folder):
     with loader_of(folder, **options) as loader, torch.cuda.stream(side):
         sums = []
         for _ in range(5):
-            sums += [batch.images.double().sum() for batch in loader]  # no synchronisation in between
+            sums += [batch.images.double().sum() for batch in loader]  # no synchronization in between
         side.synchronize()
     np.testing.assert_allclose([value.item() for value in sums], expected, rtol=1e-9)
 
@@ -184,7 +184,7 @@ def test_a_step(folder, branch, amp):
 AUGMENTATIONS = {
     "rand-m9-mstd0.5-inc1": Augmentation(aa="rand-m9-mstd0.5-inc1"),
     "3a": Augmentation(aa="3a", color_jitter=0.3),
-    "colour": Augmentation(color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale_prob=0.3, gaussian_blur_prob=0.5, vflip=0.5),
+    "color": Augmentation(color_jitter=(0.4, 0.4, 0.4, 0.1), grayscale_prob=0.3, gaussian_blur_prob=0.5, vflip=0.5),
     "erasing": Augmentation(reprob=1.0, remode="const", recount=2),
 }
 

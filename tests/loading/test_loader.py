@@ -75,7 +75,7 @@ def test_a_batch_stays_valid_while_it_is_kept(train):
 
 @pytest.mark.parametrize("shards", [2, 3])
 def test_shards_are_disjoint_in_every_epoch_and_share_the_branch(image_folder, train, shards):
-    """Each file has its own mean colour, so images tell files apart."""
+    """Each file has its own mean color, so images tell files apart."""
     options = {"batch_size": 5, "num_shards": shards, "choices": {"smmix": 0.5}, "scale": (1.0, 1.0), "hflip": 0.0}
     options |= {"ratio": (1.0, 1.0)}
     loaders = [train_loader(train, shard_id=shard, **options) for shard in range(shards)]

@@ -59,7 +59,7 @@ def jpeg2000_with_tiles_of_no_width():
 
 SOUND = {
     "rgb.jpg": JPEG,
-    "grey.jpg": encoded(mode="L"),
+    "gray.jpg": encoded(mode="L"),
     "cmyk.jpg": encoded(mode="CMYK"),
     "progressive.jpg": encoded(progressive=True),
     "half progressive.jpg": encoded(progressive=True)[:4000],  # the whole image, with less detail

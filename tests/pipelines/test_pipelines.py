@@ -68,7 +68,7 @@ def test_the_resnet50_pipeline_mixes(image_folder):
 
 
 @pytest.mark.parametrize("flags", [(), ("--val",)])
-def test_a_serialised_graph_runs_on_images_fed_from_outside(tmp_path, image_folder, flags):
+def test_a_serialized_graph_runs_on_images_fed_from_outside(tmp_path, image_folder, flags):
     """The command, then what Triton's DALI backend does with its file."""
     path = tmp_path / "graph.dali"
     command = [sys.executable, "-m", "pipelines.imagenet", "--serialize", str(path), "-b", "4", "--img-size", "32"]

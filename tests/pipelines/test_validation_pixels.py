@@ -20,7 +20,7 @@ MEAN = (0.25, 0.5, 0.75)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Smooth colours in several shapes, and a page of text; PNG, so that no decoder counts."""
+    """Smooth colors in several shapes, and a page of text; PNG, so that no decoder counts."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "smooth" / "c").mkdir(parents=True)
     (folder / "text" / "c").mkdir(parents=True)
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
 
 
 def differences(folder, **options):
-    """To timm's pixels, in grey levels."""
+    """To timm's pixels, in gray levels."""
     options = {"crop_pct": 0.875, "interpolation": "bicubic"} | options
     color = {"mean": options.pop("mean", (0, 0, 0)), "std": (1, 1, 1)}
     build = imagenet_val(

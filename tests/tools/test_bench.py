@@ -14,6 +14,6 @@ def test_alternatives_take_turns_in_changing_order():
 
 
 def test_ratios_are_taken_round_by_round():
-    figures = timing.summarise({"base": [1.0, 2.0, 4.0], "other": [2.0, 3.0, 4.0]}, "base", work=10)
+    figures = timing.summarize({"base": [1.0, 2.0, 4.0], "other": [2.0, 3.0, 4.0]}, "base", work=10)
     assert figures["other"]["ratio"]["median"] == pytest.approx(1.5)
     assert figures["base"]["per_s"] == pytest.approx({"median": 5.0, "low": 3.75, "high": 7.5})

@@ -60,7 +60,7 @@ def test_an_alternative_delivers_whole_batches_epoch_after_epoch(image_folder, n
         else:
             assert images.dtype == (torch.float16 if name.endswith("half") else torch.float32)
             assert images.shape == (8, 3, 32, 32)
-            assert images.mean().abs() < 3  # normalised
+            assert images.mean().abs() < 3  # normalized
         if targets.ndim == 1:
             assert targets.dtype == torch.int64
             assert set(targets.tolist()) <= set(folder.labels)

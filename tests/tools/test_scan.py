@@ -20,9 +20,9 @@ from dali_mix.train.distributed import World
 from dali_mix.train.settings import parse_args
 
 
-def picture(path, size=(64, 48), colour=0, mode="RGB", **options):
+def picture(path, size=(64, 48), color=0, mode="RGB", **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.effect_noise(size, 50 + colour).convert(mode)
+    image = Image.effect_noise(size, 50 + color).convert(mode)
     image.save(path, **options)
     return path
 
@@ -32,15 +32,15 @@ def folder(tmp_path):
     """A data directory with one of everything that the report speaks of."""
     root = tmp_path / "data"
     for number in range(3):
-        picture(root / f"train/cat/{number}.jpg", colour=number)
-    picture(root / "train/dog/grey.JPEG", mode="L", size=(300, 200))
+        picture(root / f"train/cat/{number}.jpg", color=number)
+    picture(root / "train/dog/gray.JPEG", mode="L", size=(300, 200))
     picture(root / "train/dog/tiny.png", size=(20, 90))
     picture(root / "train/dog/is a png.jpg", format="PNG")
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(root / "train/dog/turned.jpg", exif=exif)
     (root / "train/empty").mkdir()
-    picture(root / "val/cat/0.jpg", colour=7)
+    picture(root / "val/cat/0.jpg", color=7)
     shutil.copy(root / "train/cat/0.jpg", root / "train/cat/again.jpg")
     shutil.copy(root / "train/cat/1.jpg", root / "train/dog/wrong.jpg")
     shutil.copy(root / "train/cat/2.jpg", root / "val/cat/leak.jpg")
@@ -70,7 +70,7 @@ Undecodable 7 of 18
 Formats     JPEG RGB 8, PNG RGB 2, JPEG L 1
 Width       min 20, median 64, max 300 px
 Height      min 48, median 48, max 200 px
-Largest     0.1 megapixels, train/dog/grey.JPEG
+Largest     0.1 megapixels, train/dog/gray.JPEG
 Small       1 with a side under 32 px
 Rotated     1 by EXIF, which training ignores, as torchvision does
             train/dog/turned.jpg
@@ -164,7 +164,7 @@ def test_the_trainers_other_names_of_splits(image_folder, tmp_path, capsys, name
 
 def test_a_class_called_train_is_no_split(tmp_path, capsys):
     picture(tmp_path / "train/0.jpg")
-    picture(tmp_path / "tram/0.jpg", colour=1)
+    picture(tmp_path / "tram/0.jpg", color=1)
     assert main([str(tmp_path)]) == 0
     assert f"{tmp_path.name}" in capsys.readouterr().out.splitlines()[0]
 
@@ -173,7 +173,7 @@ def test_names_that_are_no_text(tmp_path, capsys):
     """A line break fits into no list; other bytes do, and the trainer reads the same file back."""
     data = tmp_path / "data"
     picture(data / "train/cat/fine.jpg")
-    picture(data / "val/cat/fine.jpg", colour=1)
+    picture(data / "val/cat/fine.jpg", color=1)
     (data / "train/cat/new\nline\x1b[2J\u202e.jpg").write_bytes(b"x")
     name = os.fsdecode(b"caf\xe9.jpg")
     shutil.copy(data / "train/cat/fine.jpg", data / "train/cat" / name)

@@ -204,7 +204,7 @@ def test_batch_norm_is_set(train, seen):
     assert {(norm.momentum, norm.eps) for norm in norms} == {(0.3, 1e-2)}
 
 
-def test_synchronised_batch_norm_needs_gpus():
+def test_synchronized_batch_norm_needs_gpus():
     with pytest.raises(ConfigError, match="--sync-bn works on GPUs only"):
         building.synchronized(nn.BatchNorm2d(1), run.World(0, 2, torch.device("cpu")))
 

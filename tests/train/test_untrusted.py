@@ -90,7 +90,7 @@ def test_a_config_that_is_no_settings(refused, tmp_path, text, message):
 
 
 def test_aliases_are_settings_as_any(train, tmp_path):
-    (tmp_path / "config.yaml").write_text("mean: &grey [0.5, 0.5, 0.5]\nstd: *grey\n")
+    (tmp_path / "config.yaml").write_text("mean: &gray [0.5, 0.5, 0.5]\nstd: *gray\n")
     code, _, err = train("--config", tmp_path / "config.yaml", "--bench-steps", 1)
     assert code == 0, err
 

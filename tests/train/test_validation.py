@@ -44,7 +44,7 @@ sys.exit(main(PIPELINES, sys.argv[1:]))
 
 
 def write_images(folder, count):
-    """Small noise in colours, each image another, some classes larger than others."""
+    """Small noise in colors, each image another, some classes larger than others."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, count).tolist()
     for index, label in enumerate(labels):

@@ -125,7 +125,7 @@ def resize_center_crop(
     interpolation: str = "bicubic",
     decoder_settings: DecoderSettings = _DALIS_OWN,
 ) -> DataNode:
-    """Decode, resize the shorter side to ``floor(img_size / crop_pct)``, crop the centre.
+    """Decode, resize the shorter side to ``floor(img_size / crop_pct)``, crop the center.
 
     Sizes and offsets follow torchvision to the pixel: it floors the longer side and rounds a half
     offset to the even pixel, where DALI's ``resize_shorter`` and ``crop`` do neither.
@@ -137,7 +137,7 @@ def resize_center_crop(
         crop_pct: in (0, 1], as in timm.
         crop_mode: of ``CROP_MODES``: timm's "center"; "squash", which resizes both sides, without regard to the
             aspect ratio; or "border", which resizes the longer side and fills what is left with the mean.
-        mean: colour of the border, in [0, 1].
+        mean: color of the border, in [0, 1].
         interpolation: a key of ``INTERPOLATION``.
         decoder_settings: of the mixed decoder.
 

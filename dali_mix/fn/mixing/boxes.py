@@ -14,17 +14,17 @@ from dali_mix.fn.graph import Node
 _EDGES_OF_SIDE = np.array([[-0.5], [0.5]], np.float32)
 
 
-def edges_around(centre: Node, side: Node) -> Node:
+def edges_around(center: Node, side: Node) -> Node:
     """The edges of a square, before clipping, all as shares of the image.
 
     Args:
-        centre: float32 (1, 2), y and x.
+        center: float32 (1, 2), y and x.
         side: float32 (1, 1).
 
     Returns:
         float32 (2, 2): rows are start and end, columns y and x.
     """
-    return centre + side * types.Constant(_EDGES_OF_SIDE)
+    return center + side * types.Constant(_EDGES_OF_SIDE)
 
 
 def box_of_edges(size_px: Node, edges: Node) -> Node:

@@ -178,7 +178,7 @@ def mean_received(weights: Tensor, prefix: int) -> Tensor:
         prefix: number of tokens to drop.
 
     Source: ChenMnZ/SMMix @14b1edc ``deit.py``: ``attn[:, :, 1:, 1:].mean(dim=(1, 2))``; not
-    renormalised after the prefix is dropped.
+    renormalized after the prefix is dropped.
     """
     return weights[:, :, prefix:, prefix:].mean(dim=(1, 2))
 

@@ -130,7 +130,7 @@ class SMMix(nn.Module):
     def _make_token_head(self) -> nn.Linear:
         weight = next(self.model.parameters())
         head = nn.Linear(self._adapter.width, self.num_classes, device=weight.device, dtype=weight.dtype)
-        nn.init.trunc_normal_(head.weight, std=0.02)  # as timm initialises the classifier beside it
+        nn.init.trunc_normal_(head.weight, std=0.02)  # as timm initializes the classifier beside it
         nn.init.zeros_(head.bias)
         return head
 
@@ -166,7 +166,7 @@ class SMMix(nn.Module):
 
         Returns:
             logits (B, K), and attention float32 (B, h, w): what each patch receives in the last
-            attention, averaged over heads and image-token queries, not renormalised.
+            attention, averaged over heads and image-token queries, not renormalized.
         """
         grid = self.grid(images.shape[-2:])
         if self.probe_precision == "float32":
@@ -191,7 +191,7 @@ class SMMix(nn.Module):
         """Probe a batch and mix it: what :meth:`forward` then trains on.
 
         Args:
-            images: (B, 3, H, W), normalised, unmixed.
+            images: (B, 3, H, W), normalized, unmixed.
             square: k; None draws one.
 
         Raises:
@@ -215,7 +215,7 @@ class SMMix(nn.Module):
         """One SMMix step on an unmixed batch.
 
         Args:
-            images: (B, 3, H, W), normalised, unmixed.
+            images: (B, 3, H, W), normalized, unmixed.
             labels: int64 (B,).
             square: k, the window's side in tokens; None draws one.  Distributed training must pass
                 the same k on every rank.

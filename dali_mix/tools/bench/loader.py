@@ -19,7 +19,7 @@ from dali_mix.tools.bench import recipe, sweep
 from dali_mix.tools.bench.alternatives import ALTERNATIVES, LoadingTime, choose_alternatives, segment, without_equal
 from dali_mix.tools.bench.report import SPEED_COLUMNS, Column, describe_mixing
 from dali_mix.tools.bench.setting import CUTMIX_ALPHA, MIXUP_ALPHA, SMOOTHING, Alternative, Setting
-from dali_mix.tools.bench.timing import measure, ratio, spread, summarise
+from dali_mix.tools.bench.timing import measure, ratio, spread, summarize
 
 DEFAULT_ONLY = ("none", "cutmix", "mixup", "random_mix", "nvidia", "nvidia_mixup")
 DEFAULT_BASELINE = "none"
@@ -188,7 +188,7 @@ def _measure(
     seconds = {name: [time.seconds for time in values] for name, values in times.items()}
     cpu_seconds = {name: [time.cpu_seconds for time in values] for name, values in times.items()}
     baseline, *others = baselines
-    results = summarise(seconds, baseline, work=1)
+    results = summarize(seconds, baseline, work=1)
     columns = [SPEED_COLUMNS[0], Column("cpu_s_per_1000", "cpu s / 1000", ".2f")]
     for key, base in [("", baseline), *((f" {name}", name) for name in others)]:
         columns += [Column(f"ratio{key}", f"time / {base}", ".3f"), Column(f"cpu_ratio{key}", f"cpu / {base}", ".3f")]

@@ -167,7 +167,7 @@ def _measure(setup: Setup, args: argparse.Namespace, started: float) -> dict[str
         times = interleave(work, args.rounds, left_s)
     times.pop(step_parts.NAME, None)
     results = _results(times, alternatives, args.batch_size)
-    parts, part_seconds = step_parts.summarise_parts(by_part.seconds) if by_part else ({}, {})
+    parts, part_seconds = step_parts.summarize_parts(by_part.seconds) if by_part else ({}, {})
     return {
         "columns": _columns(results),
         "results": results,

@@ -13,7 +13,7 @@ from dali_mix.batch import Batch
 from dali_mix.methods import SMMixStep
 from dali_mix.methods.smmix.regions import max_min_mix
 from dali_mix.tools.bench.step_work import synchronize
-from dali_mix.tools.bench.timing import summarise
+from dali_mix.tools.bench.timing import summarize
 from dali_mix.train.loop import Trainer
 
 PARTS = ("probe", "regions", "forward", "backward", "update")
@@ -60,11 +60,11 @@ class ByPart:
         return sum(self.seconds[-1])
 
 
-def summarise_parts(calls: Sequence[Sequence[float]]) -> tuple[dict[str, Any], dict[str, list[float]]]:
+def summarize_parts(calls: Sequence[Sequence[float]]) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """For each of :data:`PARTS` the median "ms" and the "share" of the step; and the seconds of every call."""
     seconds = dict(zip(PARTS, map(list, zip(*calls, strict=True)), strict=True))
     whole = [sum(call) for call in calls]
-    figures = summarise({**seconds, "step": whole}, baseline="step", work=1)
+    figures = summarize({**seconds, "step": whole}, baseline="step", work=1)
     parts = {
         name: {"ms": statistics.median(values) * 1000, "share": figures[name]["ratio"]}
         for name, values in seconds.items()

@@ -20,7 +20,7 @@ def interleave(
     Args:
         alternatives: each call does its work once and returns what it measured, seconds for example.
         rounds: how often each is called; every second round runs in reverse order, so that none always follows
-            the same neighbour.
+            the same neighbor.
         limit_s: no round starts that would not end within this many seconds from the call, if it takes as long as
             the longest so far; the first one always does.
     """
@@ -51,7 +51,7 @@ def measure(
     return {name: values[1:] or values for name, values in figures.items()}
 
 
-def summarise(seconds: Mapping[str, Sequence[float]], baseline: str, work: float) -> dict[str, Any]:
+def summarize(seconds: Mapping[str, Sequence[float]], baseline: str, work: float) -> dict[str, Any]:
     """Per alternative: units of work per second, and seconds over the baseline's of the same round.
 
     Args:

@@ -60,7 +60,7 @@ class _FolderReader(Reader):
 
 @contextmanager
 def _open_timm(setting: Setting) -> Iterator[Batches]:
-    """timm's loader as its ``train.py`` makes it: mixing in the collate function, normalising on the device."""
+    """timm's loader as its ``train.py`` makes it: mixing in the collate function, normalizing on the device."""
     mixing = {"mixup_alpha": MIXUP_ALPHA, "cutmix_alpha": CUTMIX_ALPHA, "label_smoothing": SMOOTHING}
     augmentation = {"color_jitter": 0.0, "interpolation": setting.interpolation}
     yield _timm_batches(setting, mixing, augmentation)
@@ -68,7 +68,7 @@ def _open_timm(setting: Setting) -> Iterator[Batches]:
 
 @contextmanager
 def _open_timm_recipe(setting: Setting) -> Iterator[Batches]:
-    """The same with the recipe's augmentation; erasing is on the device, on normalised images."""
+    """The same with the recipe's augmentation; erasing is on the device, on normalized images."""
     recipe = recipe_of(setting)
     crop, asked = recipe.settings.crop, recipe.settings.augmentation
     augmentation = {
@@ -172,7 +172,7 @@ def _open_torchvision(make: Callable[[Setting], _Transforms], setting: Setting) 
 
 
 class _Transforms(NamedTuple):
-    """Of an image: crop, flip and augment, normalise, erase; of a batch: mix."""
+    """Of an image: crop, flip and augment, normalize, erase; of a batch: mix."""
 
     augment: v2.Transform
     normalize: v2.Transform

@@ -22,16 +22,16 @@ _LARGEST = 1e30
 
 class _Look(NamedTuple):
     label: str
-    colour: str
+    color: str
     style: str = "-"
 
 
-# Colours that colour-blind readers can tell apart (Okabe and Ito).
+# Colors that color-blind readers can tell apart (Okabe and Ito).
 _OF_ALL_BATCHES = {
     "train_loss": _Look("training, all batches", "#0072B2"),
     "train_classification": _Look("training: classification", "#56B4E9", "--"),
 }
-_PART_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#000000")
+_PART_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#000000")
 _VALIDATION = {"eval_loss": _Look("validation", "#D55E00")}
 _ACCURACIES = {
     "eval_top1": _Look("model", "#D55E00"),
@@ -103,8 +103,8 @@ def _looks_of_parts(rows: Sequence[Mapping[str, float]]) -> dict[str, _Look]:
     columns = dict.fromkeys(name for row in rows for name in row if name.startswith("train_"))
     parts = [name for name in columns if name not in _OF_ALL_BATCHES]
     return {
-        name: _Look(f"training: {name.removeprefix('train_').replace('_', '-')}*", colour, "--")
-        for name, colour in zip(parts, itertools.cycle(_PART_COLOURS), strict=False)
+        name: _Look(f"training: {name.removeprefix('train_').replace('_', '-')}*", color, "--")
+        for name, color in zip(parts, itertools.cycle(_PART_COLORS), strict=False)
     }
 
 
@@ -127,7 +127,7 @@ def _draw_panel(axes: Axes, panel: Mapping[str, _Points], looks: Mapping[str, _L
         axes.plot(
             points.epochs,
             points.values,
-            color=look.colour,
+            color=look.color,
             linestyle=look.style,
             marker=marker,
             markersize=4,
@@ -135,7 +135,7 @@ def _draw_panel(axes: Axes, panel: Mapping[str, _Points], looks: Mapping[str, _L
             label=look.label,
         )
     if not panel:
-        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center", color="grey")
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center", color="gray")
         axes.set_yticks([])
     axes.set_title(title, fontsize=13)
     axes.set_xlabel("epoch")
@@ -152,7 +152,7 @@ def _mark_best(axes: Axes, accuracies: Mapping[str, _Points]) -> None:
         axes.plot(
             [epoch],
             [value],
-            color=_ACCURACIES[column].colour,
+            color=_ACCURACIES[column].color,
             linestyle="",
             marker="*",
             markersize=14,

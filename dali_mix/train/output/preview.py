@@ -1,4 +1,4 @@
-"""``preview.png``: a labelled grid of what the model saw."""
+"""``preview.png``: a labeled grid of what the model saw."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Preview:
 
     Args:
         classes: names in label order.
-        mean, std: of the normalisation, to undo it.
+        mean, std: of the normalization, to undo it.
         smoothing: of the targets, to undo it in the captions.
         step: has the methods.
     """

@@ -153,7 +153,7 @@ _BEFORE_TEXT = re.compile(_NVIMAGECODEC.pattern + rb"|TIFF[A-Za-z]+: ")
 _SCRAPS = re.compile(_LEVEL.pattern + rb"|" + _MODULE + rb"|TIFF[A-Za-z]+: |[\[\].\s]")
 _NUMBER = re.compile(rb"0x[0-9a-fA-F]+|[0-9][0-9.]*")
 _SHORTEST_TEXT = 16
-"""To be recognised by itself: a shorter one may be part of anything."""
+"""To be recognized by itself: a shorter one may be part of anything."""
 _MOST_KINDS = 200
 _TELL_AT = frozenset(10**power for power in range(3, 15))
 _LONGEST_LINE = 1 << 16

@@ -38,7 +38,7 @@ REFUSED: dict[str, str] = {
     "--device-modules": "the devices are cuda and cpu",
     "--model-dtype": "weights stay float32; --amp computes in --amp-dtype",
     "--save-images": "preview.png is written every epoch",
-    "--tta": "validation takes one centre crop",
+    "--tta": "validation takes one center crop",
     "--train-batch-sizes": "DALI's reader has one batch size; --train-img-sizes changes the size of the images",
     "--variable-batch-loss-scale": "all batches have one size",
     "--train-batches-per-epoch": "an epoch is the whole training set",

@@ -25,10 +25,10 @@ def test_flips():
     assert abs(flipped.mean() - 0.25) < 0.08  # four standard errors
 
 
-def test_grey():
+def test_gray():
     images = smooth_images(8)
-    grey = augmented(images, Augmentation(hflip=0.0, grayscale_prob=1.0))
-    assert np.abs(grey - (images @ [0.299, 0.587, 0.114])[..., None]).max() < 1.01
+    gray = augmented(images, Augmentation(hflip=0.0, grayscale_prob=1.0))
+    assert np.abs(gray - (images @ [0.299, 0.587, 0.114])[..., None]).max() < 1.01
     share = (np.ptp(augmented(images_of(500), Augmentation(grayscale_prob=0.2)), axis=-1) == 0).all(axis=(1, 2)).mean()
     assert abs(share - 0.2) < 0.08
 

@@ -70,7 +70,7 @@ def test_permutation_takes_partial_batches(mode, size):
 
 
 def test_the_box_is_the_papers():
-    """Side ``size * sqrt(1 - lam)`` and uniform centre: the area of alpha 1 is 1/2 - 1/5 + 1/48 of the image."""
+    """Side ``size * sqrt(1 - lam)`` and uniform center: the area of alpha 1 is 1/2 - 1/5 + 1/48 of the image."""
     draws = run_graph(draw_and_apply(mode="elem"), images_of(256, 64, 64), iterations=50)
     area = 1 - np.concatenate([lam for *_, lam in draws])
     # n = 12,800; the standard deviation of the area is 0.23, so 0.01 is five standard errors.
@@ -115,8 +115,8 @@ def test_one_seed_gives_one_sequence_of_uncorrelated_draws():
     np.testing.assert_array_equal([run[2] for run in first], [run[2] for run in again])
     assert not np.array_equal([run[2] for run in first], [run[2] for run in other])
     boxes = np.concatenate([run[2] for run in first]).astype(float)
-    size, centre = boxes[:, 2] - boxes[:, 0], boxes[:, 2] + boxes[:, 0]
-    assert abs(np.corrcoef(size, centre)[0, 1]) < 0.25  # n = 320; one shared stream gives 0.8 and more
+    size, center = boxes[:, 2] - boxes[:, 0], boxes[:, 2] + boxes[:, 0]
+    assert abs(np.corrcoef(size, center)[0, 1]) < 0.25  # n = 320; one shared stream gives 0.8 and more
 
 
 def test_used_twice_in_one_pipeline():

@@ -25,8 +25,8 @@ def real_valued():
     """A million boxes (y1, x1, y2, x2) in shares of the image, straight from the paper's section 3.1."""
     rng = np.random.default_rng(0)
     side = np.sqrt(1 - rng.beta(1, 1, 1_000_000))[:, None]
-    centre = rng.uniform(size=(1_000_000, 2))
-    return np.clip(np.concatenate([centre - side / 2, centre + side / 2], 1), 0, 1)
+    center = rng.uniform(size=(1_000_000, 2))
+    return np.clip(np.concatenate([center - side / 2, center + side / 2], 1), 0, 1)
 
 
 def area_of(boxes):
@@ -50,7 +50,7 @@ def test_the_areas_quantiles(boxes, real_valued):
 
 @pytest.mark.parametrize("place", [(0.5, 0.5), (0.01, 0.01), (0.01, 0.99), (0.5, 0.01), (0.25, 0.75)])
 def test_how_often_a_pixel_is_covered(boxes, real_valued, place):
-    """The centre far more often than a corner; five standard errors are at most 0.0221."""
+    """The center far more often than a corner; five standard errors are at most 0.0221."""
 
     def coverage(of):
         y1, x1, y2, x2 = of.T

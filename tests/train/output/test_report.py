@@ -198,7 +198,7 @@ def test_table():
 # Curves
 
 
-def colours(path):
+def colors(path):
     with Image.open(path) as image:
         return set(image.convert("RGB").get_flattened_data())
 
@@ -216,8 +216,8 @@ ORANGE, BLUE, GREEN = (0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x9E, 0x73)
 def test_curves_of_any_length(tmp_path, epochs):
     path = tmp_path / "curves.png"
     assert draw_curves(list(run_of(epochs)), path)
-    assert {ORANGE, BLUE} <= colours(path)
-    assert GREEN not in colours(path)
+    assert {ORANGE, BLUE} <= colors(path)
+    assert GREEN not in colors(path)
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
 
 
@@ -236,7 +236,7 @@ def test_each_part_of_the_loss_has_its_curve(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     rows = [row | {"train_classification": 1.0, "train_fine_grained": 2.0} for row in run_of(4)]
     axes = drawn_axes(rows, path, monkeypatch)
-    assert {BLUE, GREEN, (0x56, 0xB4, 0xE9)} <= colours(path)
+    assert {BLUE, GREEN, (0x56, 0xB4, 0xE9)} <= colors(path)
     # Why they do not add up is said.
     assert axes[0].get_title() == "Loss  (*: of the batches that have it)"
     assert "training: fine-grained*" in axes[0].get_legend_handles_labels()[1]
@@ -254,7 +254,7 @@ def test_values_that_are_not_finite_or_missing_are_passed_over(tmp_path):
     for row, value in zip(rows, (math.nan, math.inf, -math.inf, 1e300, None, 1.0), strict=True):
         row.update(train_loss=value, eval_top1=value, lr=value)
     assert draw_curves(rows, tmp_path / "curves.png")
-    assert BLUE in colours(tmp_path / "curves.png")
+    assert BLUE in colors(tmp_path / "curves.png")
 
 
 def test_a_rate_of_zero_on_a_logarithmic_axis(tmp_path):

@@ -60,7 +60,7 @@ def test_a_name_that_forges_lines(train, data, tmp_path):
         path.write_bytes(good.read_bytes()[:300])
     code, out, err = train("--experiment", "run", "--epochs", 1, "--max-bad-fraction", 0.1, data=data)
     assert code == 0, err
-    assert not re.search(r"\x1b\[2J|\u202e|^epoch 9", out + err, re.MULTILINE)  # the decoders' own colours are no names
+    assert not re.search(r"\x1b\[2J|\u202e|^epoch 9", out + err, re.MULTILINE)  # the decoders' own colors are no names
     shown = str(forged).replace("\n", "\\n")
     assert f"{shown} is replaced: " in err
     assert f"{shown} is not in {tmp_path}/run/bad_files.txt, as its name is no line of text" in err

@@ -40,7 +40,8 @@ def random_erasing(images: Node, chain: Chain, op: OpArguments) -> Node:
             noise = partial(_paste_noise, mean=chain.mean, std=chain.std, name=op(f"erase_noise{number}"))
             images = graph.route(here, noise, graph.same, images, anchor, shape)
         else:
-            fill = _fill_color(chain.remode, chain.mean, chain.std, op(f"erase_colour{number}"))
+            colors = op(f"erase_colour{number}")  # spelled as checkpoints know it
+            fill = _fill_color(chain.remode, chain.mean, chain.std, colors)
             images = graph.route(here, _fill_box, graph.same, images, anchor, shape, fill)
     return images
 

@@ -33,9 +33,9 @@ def brightness(images: Node, factor: Node) -> Node:
 
 def contrast(images: Node, factor: Node) -> Node:
     """Blend with the mean gray of the image; 0 leaves only the gray."""
-    centre = fn.reductions.mean(_gray(images), axes=[0, 1], keep_dims=True)
+    center = fn.reductions.mean(_gray(images), axes=[0, 1], keep_dims=True)
     factor = _beside(images, factor)
-    return _uint8(images * factor + centre * (1 - factor))
+    return _uint8(images * factor + center * (1 - factor))
 
 
 def color(images: Node, factor: Node) -> Node:
@@ -56,8 +56,8 @@ def _gray(images: Node) -> Node:
 def sharpness(images: Node, factor: Node) -> Node:
     """Blend with PIL's ``SMOOTH`` filter: 0 is smooth, 1 the image, 2 sharp."""
     side = (1 - factor) / 13
-    centre = 1 - side * 8
-    kernel = fn.reshape(fn.stack(*[side] * 4, centre, *[side] * 4), shape=[3, 3])
+    center = 1 - side * 8
+    kernel = fn.reshape(fn.stack(*[side] * 4, center, *[side] * 4), shape=[3, 3])
     return fn.filter(images, _beside(images, kernel))
 
 
@@ -138,7 +138,7 @@ def warp(images: Node, matrix: Node, fill: Sequence[float]) -> Node:
     DALI fills with one gray value, so the color is subtracted before and added after.
     """
     ones = [1.0] * 3
-    centred = fn.crop_mirror_normalize(images, mean=list(fill), std=ones, dtype=types.FLOAT, output_layout="HWC")
-    warped = fn.warp_affine(centred, matrix=matrix, fill_value=0.0)
+    centered = fn.crop_mirror_normalize(images, mean=list(fill), std=ones, dtype=types.FLOAT, output_layout="HWC")
+    warped = fn.warp_affine(centered, matrix=matrix, fill_value=0.0)
     back = [-value for value in fill]
     return fn.crop_mirror_normalize(warped, mean=back, std=ones, dtype=types.UINT8, output_layout="HWC")

@@ -21,7 +21,7 @@ def soft_targets(labels: Node, params: MixParams, *, num_classes: int, smoothing
 
 
 def _one_hot(label: Node, num_classes: int, on: float, off: float) -> Node:
-    """float32 (K,), CPU: K neighbours of a row of 2K-1 whose middle is ``on``; an illegal label would leave the row."""
+    """float32 (K,), CPU: K neighbors of a row of 2K-1 whose middle is ``on``; an illegal label would leave the row."""
     row = np.full(2 * num_classes - 1, off, np.float32)
     row[num_classes - 1] = on
     start = num_classes - 1 - label
