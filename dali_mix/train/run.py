@@ -21,8 +21,8 @@ from dali_mix.terminal import forgiving
 from dali_mix.text import OneLine, show
 from dali_mix.train import model as building
 from dali_mix.train.batch_norm import check_batch_norm
-from dali_mix.train.checkpoint.identity import identity
-from dali_mix.train.checkpoint.resume import Start, find_start
+from dali_mix.train.checkpoint.identity import identify
+from dali_mix.train.checkpoint.resume import ResumePoint, find_resume_point
 from dali_mix.train.data import Data, IdleLoader, Loaders, Pipelines, open_data
 from dali_mix.train.distributed import World, open_world
 from dali_mix.train.evaluate import evaluate
@@ -34,7 +34,7 @@ from dali_mix.train.output import table
 from dali_mix.train.output.folder import metric_rows
 from dali_mix.train.output.preview import Preview
 from dali_mix.train.output.stderr import quiet_decoders
-from dali_mix.train.run_folder import Place, release
+from dali_mix.train.run_folder import Place, unlock_all
 from dali_mix.train.settings import parse_args
 from dali_mix.train.settings.sections import Precision as PrecisionSettings
 from dali_mix.train.settings.sections import Settings
@@ -102,10 +102,12 @@ def _run(settings: Settings, world: World, pipelines: Pipelines) -> None:
         if settings.run.eval_only:
             _evaluate_only(settings.precision, step.model, validation, world)
             return
-        own = identity(settings, data, loaders, world)
-        stack.callback(release)
-        start = Start() if settings.run.bench_steps else find_start(Place.of(settings), settings.recovery, own, world)
-        training = TrainingRun(settings, world, data, step, loaders, validation, start, own)
+        identity = identify(settings, data, loaders, world)
+        stack.callback(unlock_all)
+        start = ResumePoint()
+        if not settings.run.bench_steps:
+            start = find_resume_point(Place.of(settings), settings.recovery, identity, world)
+        training = TrainingRun(settings, world, data, step, loaders, validation, start, identity)
         stack.callback(training.close)
         if settings.run.bench_steps:
             training.bench(settings.run.bench_steps)

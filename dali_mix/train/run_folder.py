@@ -27,7 +27,7 @@ _STARTED = ".started"
 _WAIT_S = 15.0
 """For a process that is about to end, such as a rank whose launcher was killed."""
 
-_held: dict[Path, Lock] = {}
+_locked: dict[Path, Lock] = {}
 _starting: list[Lock] = []
 
 
@@ -79,7 +79,7 @@ class Place:
                 raise self._unwritable(error) from error
             else:
                 try:
-                    hold(folder)
+                    lock_run(folder)
                 except ConfigError:
                     with suppress(OSError):
                         folder.rmdir()
@@ -154,34 +154,34 @@ def _name_of(folder: Path) -> str | None:
         return None
 
 
-def hold(folder: Path) -> None:
-    """Keep other processes from writing to a run's folder until :func:`release` or :func:`let_go`.
+def lock_run(folder: Path) -> None:
+    """Keep other processes from writing to a run's folder until :func:`unlock_all` or :func:`unlock_run`.
 
     Raises:
         ConfigError: if one does, and goes on doing so.
     """
-    if folder in _held:
+    if folder in _locked:
         return
     try:
-        _held[folder] = Lock(folder / _LOCK, folder=folder, wait_s=_WAIT_S)
+        _locked[folder] = Lock(folder / _LOCK, folder=folder, wait_s=_WAIT_S)
     except BusyError as holder:
         raise ConfigError(f"{folder} is in use by {holder}; wait for it or end it") from None
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def let_go(folder: Path) -> None:
+def unlock_run(folder: Path) -> None:
     """Let other processes write to one folder that this one held."""
-    lock = _held.pop(folder, None)
+    lock = _locked.pop(folder, None)
     if lock is not None:
         lock.release()
 
 
-def release() -> None:
+def unlock_all() -> None:
     """Let other processes write to what this one held, and start what it was starting."""
     end_start()
-    for folder in list(_held):
-        let_go(folder)
+    for folder in list(_locked):
+        unlock_run(folder)
 
 
 def end_start() -> None:

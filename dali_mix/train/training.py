@@ -7,22 +7,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from dali_mix.errors import ConfigError, first_line
+from dali_mix.errors import ConfigError
 from dali_mix.loading.loader import Batch
 from dali_mix.loading.recovery import TolerantLoader
 from dali_mix.train import bench
 from dali_mix.train.bad_files import BAD_FILES
-from dali_mix.train.checkpoint.resume import Start
-from dali_mix.train.checkpoint.saver import Saver
-from dali_mix.train.checkpoint.state import (
-    check_buffers,
-    load_modules,
-    load_own,
-    load_shared,
-    read_rank,
-    read_shared,
-)
-from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
+from dali_mix.train.checkpoint.resume import ResumePoint
+from dali_mix.train.checkpoint.save_restore import Saver, restore
+from dali_mix.train.checkpoint.state import load_rank
+from dali_mix.train.checkpoint.store import CheckpointStore, Position
 from dali_mix.train.data import Data, IdleLoader, Loaders
 from dali_mix.train.distributed import World
 from dali_mix.train.epoch_statistics import EpochStatistics
@@ -65,18 +58,19 @@ class TrainingRun:
         step: TrainStep,
         loaders: Loaders,
         validation: TolerantLoader | IdleLoader,
-        start: Start,
+        start: ResumePoint,
         identity: dict[str, Any],
     ) -> None:
         self._settings, self._world, self._data = settings, world, data
         self._loaders, self._validation, self._start = loaders, validation, start
-        self._facts = identity | {"skipped": start.skipped}
+        self._record = identity | {"skipped": start.skipped}
+        # The loader first: the schedule needs the updates in an epoch, and only the loader knows its batches.
         self._training = self._open_training(start.position.epoch)
         self.trainer, self._epochs = build_trainer(settings, world, step, len(self._training))
         self._request = StopRequest()
         self._statistics = EpochStatistics()
         self._rows = list(start.rows)
-        self._own: dict[str, Any] | None = None
+        self._rank_state: dict[str, Any] | None = None
         watches = (listed.watch() for listed in data.listed if world.is_main)
         self._watches = [watch for watch in watches if watch is not None]
         if start.checkpoint is not None:
@@ -84,7 +78,7 @@ class TrainingRun:
                 raise ConfigError(
                     f"{start.checkpoint} claims {start.position.epoch} epochs of {self._epochs}; use another one"
                 )
-            self._load(start)
+            self._restore(start)
         if not start.exact and start.position.epoch >= self._epochs:
             raise ConfigError(
                 f"{start.checkpoint} is at the end of epoch {start.position.epoch}, and --epochs "
@@ -116,7 +110,7 @@ class TrainingRun:
         if folder:
             self._loaders.bad_files.write_to(folder.path / BAD_FILES)
         store = CheckpointStore(folder.path / CHECKPOINTS, settings.recovery.checkpoint_hist) if folder else None
-        self._saver = Saver(self.trainer, store, self._facts, settings.recovery.checkpoint_steps)
+        self._saver = Saver(self.trainer, store, self._record, settings.recovery.checkpoint_steps)
         if start.checkpoint is not None and start.exact:
             self._saver.continues(start.checkpoint)
         _log.info(describe(settings, self.trainer))
@@ -127,8 +121,8 @@ class TrainingRun:
         try:
             with stop_signals(speak=world.is_main) as self._request:
                 self._connect(preview)
-                if self._own is not None:
-                    load_own(self._own, self.trainer)  # last, as all that was built has drawn random numbers
+                if self._rank_state is not None:
+                    load_rank(self._rank_state, self.trainer)  # last, as all that was built has drawn random numbers
                 if start.folder is None or start.checkpoint is None:
                     self._save_first(start.position)
                 end_start()
@@ -171,7 +165,7 @@ class TrainingRun:
         row = self._train_epoch(epoch, progress)
         row |= {"epoch": epoch, "seconds": self._statistics.seconds}
         self._rows.append(row)
-        self._facts["skipped"] += self._statistics.skipped
+        self._record["skipped"] += self._statistics.skipped
         if folder:
             folder.add_epoch(row, self.trainer, preview)
             progress.epoch_done(row)
@@ -249,7 +243,7 @@ class TrainingRun:
 
     def _finish(self, folder: RunFolder) -> None:
         try:
-            table = folder.finish(self.trainer, self._loaders.bad_files.count, self._facts["skipped"])
+            table = folder.finish(self.trainer, self._loaders.bad_files.count, self._record["skipped"])
         except OSError as error:
             raise TrainingError(
                 f"the final weights cannot be written to {folder.path}: {error.strerror}; make room, and run the same "
@@ -259,7 +253,7 @@ class TrainingRun:
 
     def _require_updates(self) -> None:
         """A run that has not changed one weight is no success."""
-        skipped, updates = self._facts["skipped"], self.trainer.updates
+        skipped, updates = self._record["skipped"], self.trainer.updates
         if updates and skipped >= updates:
             raise TrainingError(
                 f"none of the {updates} updates was made, as the loss or its gradient was never finite: the weights "
@@ -273,29 +267,14 @@ class TrainingRun:
         off: int = self._settings.methods.mixup_off_epoch
         return self._loaders.training(mixing=not off or epoch < off, epoch=epoch)
 
-    def _load(self, start: Start) -> None:
-        """Everything of a checkpoint but the random numbers, which come last."""
-        assert start.checkpoint is not None
-        shared = read_shared(start.checkpoint)
-        trainer, (epoch, batch) = self.trainer, start.position
-        try:
-            load_modules(start.checkpoint, trainer)
-            load_shared(shared, trainer, exact=start.exact)
-        except CheckpointError as error:
-            raise ConfigError(f"{start.checkpoint} cannot be continued: {error}") from error
-        if not start.exact:
-            trainer.updates = epoch * trainer.updates_per_epoch(len(self._training))
-            trainer.scheduler.step(epoch)
-            trainer.scheduler.step_update(trainer.updates)
+    def _restore(self, start: ResumePoint) -> None:
+        epoch, batch = start.position
+        # Where mixing ends it takes another loader than the one that the checkpoint holds.
+        same_loader = not epoch or start.position != Position(self._settings.methods.mixup_off_epoch, 0)
+        self._rank_state = restore(start, self.trainer, self._training, same_loader=same_loader)
+        if self._rank_state is None:
             return
-        self._own = read_rank(start.checkpoint, self._world.rank)
         if batch:
-            self._statistics = EpochStatistics.from_state(self._own["tally"])
-        try:
-            check_buffers(self._own, trainer)
-            # Where mixing ends it takes another loader than the one that the checkpoint holds.
-            if start.position != Position(self._settings.methods.mixup_off_epoch, 0) or not epoch:
-                self._training.load_state_dict(self._own["loader"])
-        except (ConfigError, RuntimeError) as error:  # RuntimeError: DALI's of a pipeline's state
-            raise ConfigError(f"{start.checkpoint} cannot be continued: {first_line(error)}") from error
+            self._statistics = EpochStatistics.from_state(self._rank_state["tally"])
+        # --max-bad-fraction counts over the whole run, so the files of before are added again.
         self._loaders.bad_files.take_over(self._training.bad_images)

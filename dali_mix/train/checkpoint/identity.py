@@ -22,7 +22,7 @@ _MIXING, _AUGMENTATION, _ORDER = "mixing operators", "augmentation operators", "
 _NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AUGMENTATION, _MIXING, _ORDER)
 
 
-def identity(settings: Settings, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
+def identify(settings: Settings, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
     """What a checkpoint says of the run it belongs to; plain types.
 
     "fingerprint" must be equal for an exact continuation, "computed_by" should be, "launcher" tells a restart by
@@ -37,7 +37,7 @@ def identity(settings: Settings, data: Data, loaders: Loaders, world: World) -> 
 
 def _computed_by(device: torch.device) -> dict[str, str | int]:
     """What decides how sums are rounded, and in what order they are taken."""
-    facts: dict[str, str | int] = {
+    found: dict[str, str | int] = {
         "torch": str(torch.__version__),
         "DALI": nvidia.dali.__version__,
         "timm": timm.__version__,
@@ -46,18 +46,18 @@ def _computed_by(device: torch.device) -> dict[str, str | int]:
         "device": device.type,
     }
     if device.type == "cuda":
-        facts |= {
+        found |= {
             "GPU": torch.cuda.get_device_name(device),
             "CUDA": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
         }
     else:
         # Each thread sums a part of its own; the instructions say how many numbers at once.
-        facts |= {
+        found |= {
             "threads of torch": torch.get_num_threads(),
             "CPU instructions": torch.backends.cpu.get_cpu_capability(),
         }
-    return facts
+    return found
 
 
 def _own_version() -> str:
@@ -81,21 +81,21 @@ def _fingerprint(settings: Settings, data: Data, loaders: Loaders, world: World)
     }
 
 
-def differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
+def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     """One entry for each name whose values differ: "--batch-size was 10, is 12".
 
     A setting that the saved run did not know, or left open, had the effect of its default: a new flag never makes an
     old checkpoint refuse.
     """
     # Before augmentation had an entry it was the portable graph's.
-    then = {_AUGMENTATION: own.get(_AUGMENTATION) and "portable"} | saved
-    if _ORDER in own:
+    then = {_AUGMENTATION: current.get(_AUGMENTATION) and "portable"} | saved
+    if _ORDER in current:
         then.setdefault(_ORDER, "that of DALI's reader")
     for name, default in _decisive().items():
-        if name in own and then.get(name) is None:
+        if name in current and then.get(name) is None:
             then[name] = default
-    names = [name for name in own if then.get(name) != own[name]]
-    return [f"{_shown(name)} was {then.get(name)!r}, is {own[name]!r}{_remedy(name, then)}" for name in names]
+    names = [name for name in current if then.get(name) != current[name]]
+    return [f"{_shown(name)} was {then.get(name)!r}, is {current[name]!r}{_remedy(name, then)}" for name in names]
 
 
 def _decisive() -> dict[str, Any]:

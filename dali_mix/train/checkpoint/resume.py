@@ -1,4 +1,4 @@
-"""Where a run begins: anew, or at a checkpoint of a run before."""
+"""The point that a run begins at: its first step, or a checkpoint of a run before."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from dali_mix.errors import ConfigError
 from dali_mix.train.checkpoint.identity import differences
-from dali_mix.train.checkpoint.state import check, read_facts
+from dali_mix.train.checkpoint.state import check, read_run
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.distributed import World
-from dali_mix.train.run_folder import CHECKPOINTS, Place, hold, let_go
+from dali_mix.train.run_folder import CHECKPOINTS, Place, lock_run, unlock_run
 from dali_mix.train.settings.sections import Recovery
 
 _log = logging.getLogger(__name__)
@@ -22,16 +22,16 @@ _BEGINNING = Position(0, 0)
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a run begins.
+class ResumePoint:
+    """The point that a run begins at; by default the first step of a new one.
 
     Fields:
-        folder: of the run that goes on, None for a new one.
-        checkpoint: to load, None to begin with new weights.
+        folder: that of the run that goes on, None for a new one.
+        checkpoint: the one to load, None to begin with new weights.
         exact: False takes the weights and the optimizer from the checkpoint, and begins its epoch anew.
-        position: first thing to do.
-        rows: of the summary, of the epochs before.
-        skipped: updates of the epochs before that were not made.
+        position: the first batch to train.
+        rows: those of the summary, of the epochs before.
+        skipped: how many updates of the epochs before were not made.
     """
 
     folder: Path | None = None
@@ -42,21 +42,22 @@ class Start:
     skipped: int = 0
 
 
-def find_start(place: Place, recovery: Recovery, own: dict[str, Any], world: World) -> Start:
-    """Where this command line begins; every rank gets the same answer.
+def find_resume_point(place: Place, recovery: Recovery, identity: dict[str, Any], world: World) -> ResumePoint:
+    """Find where this command line begins; every rank gets the same answer.
 
     Args:
-        place: of the command line's runs.
+        place: where the command line's runs are.
         recovery: whether, and how, a run is to be continued.
-        own: the identity of this run.
+        identity: what this run is, as :func:`dali_mix.train.checkpoint.identity.identify` tells it.
 
     Raises:
         ConfigError: if it should continue a run that does not fit, or has no checkpoint that can be used.
     """
-    answer: Start | ConfigError = Start()
+    # An error travels as an answer: raised on the main rank alone, the others would wait for it forever.
+    answer: ResumePoint | ConfigError = ResumePoint()
     if world.is_main:
         try:
-            answer = _decide(place, recovery, own)
+            answer = _decide(place, recovery, identity)
         except ConfigError as error:
             answer = error
     answer = world.broadcast(answer)
@@ -69,61 +70,66 @@ def find_start(place: Place, recovery: Recovery, own: dict[str, Any], world: Wor
     return answer
 
 
-def _decide(place: Place, recovery: Recovery, own: dict[str, Any]) -> Start:
+def _decide(place: Place, recovery: Recovery, identity: dict[str, Any]) -> ResumePoint:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     start = None
     if recovery.auto_resume:
-        place.begin_start(own["fingerprint"])
+        # Before anything is looked for: two jobs started at once would both find no run, and begin one each.
+        place.begin_start(identity["fingerprint"])
     if recovery.auto_resume or restarted:
-        start = _continue_run(place, recovery, own, of_launcher=not recovery.auto_resume)
+        start = _continue_run(place, recovery, identity, of_launcher=not recovery.auto_resume)
     if start is None and recovery.resume:
-        start = _from_path(recovery, own)
-    return start or Start()
+        start = _from_path(recovery, identity)
+    return start or ResumePoint()
 
 
-def _continue_run(place: Place, recovery: Recovery, own: dict[str, Any], *, of_launcher: bool) -> Start | None:
+def _continue_run(
+    place: Place, recovery: Recovery, identity: dict[str, Any], *, of_launcher: bool
+) -> ResumePoint | None:
     """The newest run of this name, or with these settings; None if there is none."""
-    misfit = unused = None
+    mismatch = never_begun = None
     for folder in place.find_folders():
         store = CheckpointStore(folder / CHECKPOINTS)
         newest = next(iter(store.all().values()), None)
         if newest is None:
-            unused = unused or folder  # it was stopped before its first step
+            never_begun = never_begun or folder  # it was stopped before its first step
             continue
-        if not place.experiment and (unlike := _differences(newest, own)):
-            misfit = misfit or f"{folder}: {'; '.join(unlike)}"
+        if not place.experiment and (differing := _differences(newest, identity)):
+            mismatch = mismatch or f"{folder}: {'; '.join(differing)}"
             continue
-        hold(folder)
-        path, facts = _newest_good(store)
-        if of_launcher and facts["launcher"] != own["launcher"]:
-            let_go(folder)
+        # Locked before it is read in full: its owner may be writing, and would remove what is chosen here.
+        lock_run(folder)
+        path, record = _newest_good(store)
+        if of_launcher and record["launcher"] != identity["launcher"]:
+            unlock_run(folder)  # not this launcher's run, though its settings may be the same
             continue
-        unlike = differences(facts["fingerprint"], own["fingerprint"])
-        if not unlike:
+        differing = differences(record["fingerprint"], identity["fingerprint"])
+        if not differing:
+            # What is newer is damaged, and this run will want its numbers again.
             store.set_aside(path)
-            return _exactly(folder, path, facts, own)
-        let_go(folder)
-        return _otherwise(recovery, path, facts, unlike)
+            return _exactly(folder, path, record, identity)
+        unlock_run(folder)  # only read: what follows goes to a folder of its own
+        return _otherwise(recovery, path, record, differing)
     if recovery.auto_resume:
-        _log.info("--auto-resume: nothing to continue%s", f" (the newest run differs, {misfit})" if misfit else "")
-    if unused is None or recovery.resume or not place.experiment:
+        _log.info("--auto-resume: nothing to continue%s", f" (the newest run differs, {mismatch})" if mismatch else "")
+    if never_begun is None or recovery.resume or not place.experiment:
         return None
-    hold(unused)
-    if CheckpointStore(unused / CHECKPOINTS).all():
+    lock_run(never_begun)
+    if CheckpointStore(never_begun / CHECKPOINTS).all():
         # Another process held it, and has trained since it was looked at.
-        return _continue_run(place, recovery, own, of_launcher=of_launcher)
-    return Start(unused)
+        return _continue_run(place, recovery, identity, of_launcher=of_launcher)
+    return ResumePoint(never_begun)
 
 
-def _differences(path: Path, own: dict[str, Any]) -> list[str]:
+def _differences(path: Path, identity: dict[str, Any]) -> list[str]:
     """A first look, which reads little; nothing if the checkpoint is damaged, as that is for later."""
     try:
-        return differences(read_facts(path)["fingerprint"], own["fingerprint"])
+        return differences(read_run(path)["fingerprint"], identity["fingerprint"])
     except CheckpointError:
         return []
 
 
-def _from_path(recovery: Recovery, own: dict[str, Any]) -> Start:
+def _from_path(recovery: Recovery, identity: dict[str, Any]) -> ResumePoint:
     """``--resume``: a checkpoint, or the newest one of a run; what follows goes to a new folder."""
     path = Path(recovery.resume)
     if not path.is_dir():
@@ -131,52 +137,52 @@ def _from_path(recovery: Recovery, own: dict[str, Any]) -> Start:
         raise ConfigError(f"--resume {path} is not a folder; give a run's, or one of its checkpoints{hint}")
     stores = [CheckpointStore(folder) for folder in (path / CHECKPOINTS, path) if CheckpointStore(folder).all()]
     if stores:
-        path, facts = _newest_good(stores[0])
+        path, record = _newest_good(stores[0])
     else:
         check(path)
-        facts = read_facts(path)
-    unlike = differences(facts["fingerprint"], own["fingerprint"])
-    return _otherwise(recovery, path, facts, unlike) if unlike else _exactly(None, path, facts, own)
+        record = read_run(path)
+    differing = differences(record["fingerprint"], identity["fingerprint"])
+    return _otherwise(recovery, path, record, differing) if differing else _exactly(None, path, record, identity)
 
 
 def _newest_good(store: CheckpointStore) -> tuple[Path, dict[str, Any]]:
     path = store.newest_good(check, _log.warning)
     if path is None:
         raise ConfigError(f"no checkpoint in {store.folder} can be used; move the folder away to begin anew")
-    return path, read_facts(path)
+    return path, read_run(path)
 
 
-def _exactly(folder: Path | None, path: Path, facts: dict[str, Any], own: dict[str, Any]) -> Start:
-    position = Position(*facts["position"])
-    before = facts["computed_by"]
+def _exactly(folder: Path | None, path: Path, record: dict[str, Any], identity: dict[str, Any]) -> ResumePoint:
+    position = Position(*record["position"])
+    before = record["computed_by"]
     changed = [
         f"{name} {before.get(name)} -> {now}"
-        for name, now in own["computed_by"].items()
+        for name, now in identity["computed_by"].items()
         if before.get(name, now) != now  # what that run did not tell may be as it was
     ]
     if changed:
         _log.warning("not computed as before, so results may differ in the last bits: %s", ", ".join(changed))
     _log.info("continuing %s exactly, at %s", path, position)
-    return Start(folder, path, True, position, facts["rows"], _skipped(facts))
+    return ResumePoint(folder, path, True, position, record["rows"], _skipped(record))
 
 
-def _otherwise(recovery: Recovery, path: Path, facts: dict[str, Any], unlike: list[str]) -> Start:
+def _otherwise(recovery: Recovery, path: Path, record: dict[str, Any], differing: list[str]) -> ResumePoint:
     """From the beginning of an epoch, as the settings differ; in a new folder, as it is another run."""
     if not recovery.resume_relaxed:
         raise ConfigError(
-            f"{path} was made with other settings: {'; '.join(unlike)}; use the same, or --resume-relaxed to go on "
+            f"{path} was made with other settings: {'; '.join(differing)}; use the same, or --resume-relaxed to go on "
             f"from the beginning of its epoch"
         )
-    epoch, batch = facts["position"]
-    if batch and batch == facts["batches"]:
+    epoch, batch = record["position"]
+    if batch and batch == record["batches"]:
         epoch, batch = epoch + 1, 0
     repeated = f"its {batch} batches that are trained already are repeated" if batch else "nothing is repeated"
-    _log.warning("continuing %s with other settings (%s): epoch %d begins anew, %s", path, "; ".join(unlike), epoch + 1,
-                 repeated)  # fmt: skip
-    return Start(None, path, False, Position(epoch, 0), facts["rows"][:epoch], _skipped(facts))
+    others = "; ".join(differing)
+    _log.warning("continuing %s with other settings (%s): epoch %d begins anew, %s", path, others, epoch + 1, repeated)
+    return ResumePoint(None, path, False, Position(epoch, 0), record["rows"][:epoch], _skipped(record))
 
 
-def _skipped(facts: dict[str, Any]) -> int:
-    """Of runs that counted them."""
-    count = facts.get("skipped", 0)
+def _skipped(record: dict[str, Any]) -> int:
+    """The updates that were not made, as far as the run counted them."""
+    count = record.get("skipped", 0)
     return count if isinstance(count, int) and count >= 0 else 0

@@ -19,7 +19,7 @@ Check: TypeAlias = Callable[[Any, str], None]
 """Raises :class:`SchemaError` for a value, which it calls by the name that is given."""
 
 _MOST = 1 << 40
-"""Of what is counted: far beyond any run, and small enough for every integer type that a count is put into."""
+"""The largest count: far beyond any run, and small enough for every integer type that a count is put into."""
 _MOST_VALUES = 100_000
 _WORD = (1 << 32) - 1
 
@@ -28,21 +28,21 @@ class SchemaError(ValueError):
     """A field that is not what it should be; the message names it."""
 
 
-def check_facts(facts: Mapping[str, Any]) -> None:
-    """``run.pt``.
+def check_run(record: Mapping[str, Any]) -> None:
+    """Check the content of ``run.pt``.
 
     Raises:
         SchemaError: for the first field that is missing, or not what it should be.
     """
-    _FACTS(facts, "")
-    _integer()(facts.get("skipped", 0), "skipped")  # older checkpoints have none
-    epoch, batch = facts["position"]
-    _demand(batch <= facts["batches"], "position", facts["position"], f"within epochs of {facts['batches']} batches")
-    _demand(len(facts["rows"]) <= epoch, "rows", len(facts["rows"]), f"at most one for each of {epoch} epochs")
+    _RUN(record, "")
+    _integer()(record.get("skipped", 0), "skipped")  # older checkpoints have none
+    epoch, batch = record["position"]
+    _demand(batch <= record["batches"], "position", record["position"], f"within epochs of {record['batches']} batches")
+    _demand(len(record["rows"]) <= epoch, "rows", len(record["rows"]), f"at most one for each of {epoch} epochs")
 
 
 def check_shared(shared: Mapping[str, Any]) -> None:
-    """``state.pt``; whether its tensors fit the model is seen when they are loaded.
+    """Check the content of ``state.pt``; whether its tensors fit the model is seen when they are loaded.
 
     Raises:
         SchemaError: as above.
@@ -50,21 +50,23 @@ def check_shared(shared: Mapping[str, Any]) -> None:
     _SHARED(shared, "")
 
 
-def check_own(own: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """``rank-R.pt``.
+def check_rank(rank: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Check the content of ``rank-R.pt``.
 
     Args:
-        own: its content.
-        facts: that have passed :func:`check_facts`.
+        rank: the content.
+        record: that have passed :func:`check_run`.
 
     Raises:
         SchemaError: as above.
     """
-    _OWN(own, "")
-    batch, loader = facts["position"][1], own["loader"]
-    _demand(own["tally"]["batches"] == batch, "tally batches", own["tally"]["batches"], f"{batch}, as the position has")
-    _demand(loader["delivered"] <= facts["batches"], "loader delivered", loader["delivered"],
-            f"at most {facts['batches']}")  # fmt: skip
+    _RANK(rank, "")
+    batch, loader = record["position"][1], rank["loader"]
+    _demand(
+        rank["tally"]["batches"] == batch, "tally batches", rank["tally"]["batches"], f"{batch}, as the position has"
+    )
+    _demand(loader["delivered"] <= record["batches"], "loader delivered", loader["delivered"],
+            f"at most {record['batches']}")  # fmt: skip
     files = loader["fingerprint"]["num_samples"]
     _integer()(loader.get("epoch", 0), "loader epoch")  # older ones have none
     stand_ins = loader.get("stand_ins", [])
@@ -219,7 +221,7 @@ def _absent_or(each: Check) -> Check:
     return _either(_nothing, each)
 
 
-_FACTS = _fields(
+_RUN = _fields(
     fingerprint=_fields(_plain, ranks=_integer(1, 1 << 16)),
     computed_by=_mapping(_text, _either(_text, _integer())),
     launcher=_text,
@@ -248,7 +250,7 @@ _RANDOM = _fields(
 _STAND_INS = _all(_items(_integer(), _integer(), _text))
 _LOOK_AHEAD = _items(_integer(), _integer())
 _COUNTS = dict.fromkeys(("batches", "images", "skipped", "img_size"), _integer())
-_OWN = _fields(
+_RANK = _fields(
     loader=_fields(
         delivered=_integer(),
         fingerprint=_fields(_plain, num_samples=_integer(1), batch_size=_integer(1)),

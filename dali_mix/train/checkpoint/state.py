@@ -23,21 +23,21 @@ from torch import nn
 from dali_mix.errors import first_line
 from dali_mix.methods.old_checkpoints import with_losses, with_methods
 from dali_mix.train.checkpoint.optimizer import load_optimizer
-from dali_mix.train.checkpoint.schema import SchemaError, check_facts, check_own, check_shared
+from dali_mix.train.checkpoint.schema import SchemaError, check_rank, check_run, check_shared
 from dali_mix.train.checksums import CheckpointError, verify
 from dali_mix.train.loop import Trainer
 from dali_mix.train.untrusted import UntrustedError, load_data
 from dali_mix.train.weights import weights_bytes
 
-_WEIGHTS, _AVERAGE, _SHARED, _FACTS = "model.safetensors", "model_ema.safetensors", "state.pt", "run.pt"
+_WEIGHTS, _AVERAGE, _SHARED, _RUN = "model.safetensors", "model_ema.safetensors", "state.pt", "run.pt"
 
 
-def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[[], bytes | memoryview]]:
+def shared_files(trainer: Trainer, record: dict[str, Any]) -> dict[str, Callable[[], bytes | memoryview]]:
     """The files that one rank writes for all.
 
     Args:
         trainer: between two updates.
-        facts: of the run, plain types.
+        record: what ``run.pt`` says of the run, plain types.
     """
     methods = {method.name: method.get_task_state() for method in trainer.step.methods}
     state = {
@@ -49,7 +49,7 @@ def shared_files(trainer: Trainer, facts: dict[str, Any]) -> dict[str, Callable[
         "methods": {name: state for name, state in methods.items() if state},
     }
     files: dict[str, Callable[[], bytes | memoryview]] = {
-        _FACTS: lambda: _to_buffer(facts),
+        _RUN: lambda: _to_buffer(record),
         _WEIGHTS: lambda: weights_bytes(trainer.model),
         _SHARED: lambda: _to_buffer(state),
     }
@@ -66,61 +66,61 @@ def check(path: Path) -> None:
         CheckpointError: naming what is wrong.
     """
     names = verify(path)
-    facts = read_facts(path)
-    wanted = {_WEIGHTS, _SHARED, _FACTS, *map(rank_file, range(facts["fingerprint"]["ranks"]))}
+    record = read_run(path)
+    wanted = {_WEIGHTS, _SHARED, _RUN, *map(rank_file, range(record["fingerprint"]["ranks"]))}
     if missing := wanted - set(names):
         raise CheckpointError(f"{path} is damaged: it has no {' and no '.join(sorted(missing))}")
     read_shared(path)
     for name in names:
         if match := _RANK_FILE.fullmatch(name):
-            read_rank(path, int(match[1]), facts)
+            read_rank(path, int(match[1]), record)
         elif name.endswith(".safetensors"):
             _read_names(path / name)
 
 
-def read_facts(path: Path) -> dict[str, Any]:
-    """``run.pt`` of a checkpoint.
+def read_run(path: Path) -> dict[str, Any]:
+    """The record in ``run.pt``: which run a checkpoint is of, and how far it had come.
 
     Raises:
         CheckpointError: if it cannot be read as data, or a field is not what it should be.
     """
-    return _read(path / _FACTS, check_facts)
+    return _read(path / _RUN, check_run)
 
 
 def read_shared(path: Path) -> dict[str, Any]:
-    """``state.pt`` of a checkpoint.
+    """What ``state.pt`` of a checkpoint holds, which all ranks share.
 
     Raises:
-        CheckpointError: as :func:`read_facts`.
+        CheckpointError: as :func:`read_run`.
     """
     return _read(path / _SHARED, check_shared, with_methods)
 
 
-def read_rank(path: Path, rank: int, facts: dict[str, Any] | None = None) -> dict[str, Any]:
-    """``rank-R.pt`` of a checkpoint.
+def read_rank(path: Path, rank: int, record: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What ``rank-R.pt`` of a checkpoint holds, which is one rank's.
 
     Args:
         path: of the checkpoint.
         rank: whose file.
-        facts: from :func:`read_facts`, if it has been read already.
+        record: from :func:`read_run`, if it has been read already.
 
     Raises:
-        CheckpointError: as :func:`read_facts`.
+        CheckpointError: as :func:`read_run`.
     """
-    known = read_facts(path) if facts is None else facts
-    return _read(path / rank_file(rank), lambda own: check_own(own, known), _with_losses)
+    known = read_run(path) if record is None else record
+    return _read(path / rank_file(rank), lambda own: check_rank(own, known), _with_losses)
 
 
 def rank_file(rank: int) -> str:
-    """Name of a rank's own file."""
+    """The name of a rank's file."""
     return f"rank-{rank}.pt"
 
 
 _RANK_FILE = re.compile(r"rank-(\d+)\.pt")
 
 
-def load_modules(path: Path, trainer: Trainer) -> None:
-    """Weights and moving average of a checkpoint.
+def load_weights(path: Path, trainer: Trainer) -> None:
+    """Load the weights of a checkpoint, and their moving average.
 
     Raises:
         CheckpointError: if they do not fit the model.
@@ -131,7 +131,7 @@ def load_modules(path: Path, trainer: Trainer) -> None:
 
 
 def load_shared(state: dict[str, Any], trainer: Trainer, *, exact: bool) -> None:
-    """What ``state.pt`` holds of a trainer.
+    """Load what ``state.pt`` holds of a trainer.
 
     Args:
         exact: False takes only what does not depend on settings: rates and schedule stay the trainer's own.
@@ -164,9 +164,9 @@ def _alike(own: Any, saved: Any) -> bool:
     return type(own) is type(saved) or (type(own) in numbers and type(saved) in numbers)
 
 
-def own_state(trainer: Trainer, facts: dict[str, Any]) -> bytes:
-    """What only this rank knows: its random numbers, its BatchNorm statistics and ``facts``, as a file's content."""
-    state = facts | {"rng": rng_state(trainer.world.device)}
+def rank_state(trainer: Trainer, progress: dict[str, Any]) -> bytes:
+    """The content of this rank's file: its random numbers, its BatchNorm statistics and ``progress``."""
+    state = progress | {"rng": rng_state(trainer.world.device)}
     if trainer.world.size > 1:
         # Each rank's statistics are of its own batches until an epoch ends; the averages follow them.
         state["buffers"] = [dict(module.named_buffers()) for module in _modules(trainer)]
@@ -194,8 +194,8 @@ def _shapes(buffers: Any) -> dict[str, Any] | None:
     return {name: getattr(value, "shape", None) for name, value in buffers.items()}
 
 
-def load_own(state: dict[str, Any], trainer: Trainer) -> None:
-    """Undo :func:`own_state`; to be called last, as building a model or a pipeline draws random numbers."""
+def load_rank(state: dict[str, Any], trainer: Trainer) -> None:
+    """Undo :func:`rank_state`; to be called last, as building a model or a pipeline draws random numbers."""
     if trainer.world.size > 1:
         for module, buffers in zip(_modules(trainer), state["buffers"], strict=True):
             for name, buffer in module.named_buffers():

@@ -17,7 +17,7 @@ from dali_mix.errors import ConfigError
 from dali_mix.files import remove_leftovers, replace_file, replace_text
 from dali_mix.methods import known_parts
 from dali_mix.train.bad_files import BAD_FILES
-from dali_mix.train.checkpoint.resume import Start
+from dali_mix.train.checkpoint.resume import ResumePoint
 from dali_mix.train.class_names import class_notes
 from dali_mix.train.loop import Trainer
 from dali_mix.train.output import Summary, Trackers, WandbOptions, draw_curves, table
@@ -47,7 +47,7 @@ class RunFolder:
     Later, when results of hours are at stake, a folder that can no longer be written is a warning, not an error.
     """
 
-    def __init__(self, settings: Settings, num_classes: int, classes: tuple[str, ...], start: Start) -> None:
+    def __init__(self, settings: Settings, num_classes: int, classes: tuple[str, ...], start: ResumePoint) -> None:
         self._settings = settings
         self._warned = False
         self._undrawn, self._drawn_at = False, time.monotonic()
@@ -72,7 +72,7 @@ class RunFolder:
         self._trackers = Trackers(self.path, written, wandb=wandb, first_step=start.position.epoch)
         _log.info("writing to %s", self.path)
 
-    def _prepare(self, settings: dict[str, Any], classes: tuple[str, ...], start: Start) -> None:
+    def _prepare(self, settings: dict[str, Any], classes: tuple[str, ...], start: ResumePoint) -> None:
         """What is in the folder before the first step."""
         remove_leftovers(self.path)
         self._place.note_start(self.path)

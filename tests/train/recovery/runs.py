@@ -6,7 +6,7 @@ import shutil
 import safetensors.torch
 import torch
 
-from dali_mix.train.checkpoint.state import read_facts
+from dali_mix.train.checkpoint.state import read_run
 from dali_mix.train.checkpoint.store import CheckpointStore, Position
 
 # Everything that draws random numbers or keeps a state of its own.
@@ -44,9 +44,9 @@ def cut_off(folder, copy, position):
             path.unlink()
 
 
-def change_facts(folder, change):
+def change_run(folder, change):
     """Another ``run.pt`` in a checkpoint, with right sums."""
-    facts = read_facts(folder)
+    facts = read_run(folder)
     change(facts)
     torch.save(facts, folder / "run.pt")
     contents = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".json"}

@@ -11,9 +11,9 @@ import pytest
 from dali_mix.errors import ConfigError
 from dali_mix.train import locks, run_folder
 from dali_mix.train.checkpoint import resume
-from dali_mix.train.checkpoint.resume import find_start
+from dali_mix.train.checkpoint.resume import find_resume_point
 from dali_mix.train.checkpoint.store import CheckpointStore, Position
-from dali_mix.train.run_folder import Place, end_start, hold, release
+from dali_mix.train.run_folder import Place, end_start, lock_run, unlock_all
 from dali_mix.train.settings.sections import Recovery
 
 FACTS = {"fingerprint": {"seed": 1}, "computed_by": {}, "launcher": "", "batches": 7, "rows": []}
@@ -22,7 +22,7 @@ FACTS = {"fingerprint": {"seed": 1}, "computed_by": {}, "launcher": "", "batches
 @pytest.fixture(autouse=True)
 def nothing_held():
     yield
-    release()
+    unlock_all()
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def in_another_process(work, *args):
     ready, done = context.Event(), context.Event()
 
     def run():
-        release()
+        unlock_all()
         work(*args)
         ready.set()
         done.wait()
@@ -71,13 +71,13 @@ def make_run(output, name, experiment=""):
 
 
 def test_a_lock_whose_file_was_removed_by_hand_still_holds(tmp_path):
-    with in_another_process(hold, tmp_path) as other:
+    with in_another_process(lock_run, tmp_path) as other:
         (tmp_path / ".lock").unlink()
         with pytest.raises(ConfigError, match="is in use by another process; wait for it or end it"):
-            hold(tmp_path)
+            lock_run(tmp_path)
         (tmp_path / ".lock").unlink()
     assert other.exitcode == 0
-    hold(tmp_path)
+    lock_run(tmp_path)
 
 
 def test_a_lock_that_was_removed_while_it_was_waited_for_is_not_one(tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_not_one(tmp_path, mo
         return taken[-1]
 
     monkeypatch.setattr(locks, "_flock", flock)
-    hold(tmp_path)
+    lock_run(tmp_path)
     assert len(taken) == 4  # file and folder, twice
     with (tmp_path / ".lock").open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,10 +99,10 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_not_one(tmp_path, mo
 
 def test_the_holder_is_named(tmp_path):
     with (
-        in_another_process(hold, tmp_path) as other,
+        in_another_process(lock_run, tmp_path) as other,
         pytest.raises(ConfigError, match=f"in use by process {other.pid} on "),
     ):
-        hold(tmp_path)
+        lock_run(tmp_path)
 
 
 def test_no_lock_is_taken_through_a_link(tmp_path):
@@ -111,10 +111,10 @@ def test_no_lock_is_taken_through_a_link(tmp_path):
     run = make_run(tmp_path, "run")
     (run / ".lock").symlink_to(victim)
     with pytest.raises(ConfigError, match=r"run cannot be written: \.lock is a link, remove it"):
-        hold(run)
+        lock_run(run)
     os.unlink(run / ".lock")
     os.link(victim, run / ".lock")
-    hold(run)
+    lock_run(run)
     assert victim.read_text() == "precious"
 
 
@@ -123,7 +123,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    hold(tmp_path)
+    lock_run(tmp_path)
     assert "cannot be locked (Operation not supported): see to it that no second run" in caplog.text
 
 
@@ -144,7 +144,7 @@ def start_and_wait(output, experiment, answers, barrier):
     where = place(output, experiment)
     barrier.wait()
     try:
-        start = find_start(where, Recovery(auto_resume=True), FACTS, Alone())
+        start = find_resume_point(where, Recovery(auto_resume=True), FACTS, Alone())
         folder = start.folder or where.make_folder()
         where.note_start(folder)
         (folder / "args.yaml").write_text(f"experiment: '{experiment}'\n")
@@ -156,12 +156,12 @@ def start_and_wait(output, experiment, answers, barrier):
     except ConfigError as error:
         answers.put(f"refused: {error}")
     finally:
-        release()
+        unlock_all()
 
 
 @pytest.mark.parametrize("experiment", ["run", ""])
 def test_starts_at_once_end_as_one_run_and_clear_refusals(tmp_path, experiment, monkeypatch):
-    monkeypatch.setattr(resume, "read_facts", lambda path: FACTS | {"position": [0, 0]})
+    monkeypatch.setattr(resume, "read_run", lambda path: FACTS | {"position": [0, 0]})
     monkeypatch.setattr(resume, "check", lambda path: None)
     monkeypatch.setattr(run_folder, "_WAIT_S", 0.6)
     context = multiprocessing.get_context("fork")
@@ -189,17 +189,17 @@ def test_starts_without_auto_resume_get_folders_of_their_own(tmp_path):
 
 def test_a_run_that_another_process_has_begun_meanwhile_is_continued(tmp_path, monkeypatch):
     """It had no checkpoint when it was looked at, and has one when its holder lets it go."""
-    monkeypatch.setattr(resume, "read_facts", lambda path: FACTS | {"position": [0, 0]})
+    monkeypatch.setattr(resume, "read_run", lambda path: FACTS | {"position": [0, 0]})
     monkeypatch.setattr(resume, "check", lambda path: None)
     run = make_run(tmp_path, "run", "run")
-    original = resume.hold
+    original = resume.lock_run
 
-    def hold_later(folder):
+    def lock_later(folder):
         CheckpointStore(folder / "checkpoints").save(Position(0, 0), {"run.pt": lambda: b"x"})
         original(folder)
 
-    monkeypatch.setattr(resume, "hold", hold_later)
-    start = find_start(place(tmp_path), Recovery(auto_resume=True), FACTS, Alone())
+    monkeypatch.setattr(resume, "lock_run", lock_later)
+    start = find_resume_point(place(tmp_path), Recovery(auto_resume=True), FACTS, Alone())
     assert start.checkpoint == run / "checkpoints" / "checkpoint-0-0"
 
 

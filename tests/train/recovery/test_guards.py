@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from dali_mix.train import step
-from dali_mix.train.checkpoint.saver import Saver
+from dali_mix.train.checkpoint.save_restore import Saver
 from dali_mix.train.checkpoint.store import CheckpointStore
 from dali_mix.train.checksums import verify
 from dali_mix.train.output import folder as outputs

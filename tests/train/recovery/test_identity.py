@@ -7,7 +7,7 @@ import torch
 
 from dali_mix.train.checkpoint import resume
 from dali_mix.train.checkpoint.identity import differences
-from dali_mix.train.checkpoint.state import read_facts
+from dali_mix.train.checkpoint.state import read_run
 from dali_mix.train.checkpoint.store import Position
 from dali_mix.train.settings.sections import Settings, plain_settings
 from tests.train.recovery.runs import RICH, cut_off
@@ -82,7 +82,7 @@ def test_a_flag_that_the_saved_run_did_not_know_had_the_effect_of_its_default():
 
 
 def test_what_changes_bits_is_told_but_not_what_the_saved_run_did_not_know(whole, train, tmp_path, monkeypatch):
-    computed_by = read_facts(whole / "checkpoints" / "checkpoint-1-4")["computed_by"]
+    computed_by = read_run(whole / "checkpoints" / "checkpoint-1-4")["computed_by"]
     assert computed_by["threads of torch"] == torch.get_num_threads()
     assert computed_by["CPU instructions"] == torch.backends.cpu.get_cpu_capability()
     cut_off(whole, tmp_path / "run", Position(2, 6))

@@ -9,7 +9,7 @@ import pytest
 
 from dali_mix.train import launcher
 from dali_mix.train.launcher import follow_launcher
-from dali_mix.train.run_folder import hold, release
+from dali_mix.train.run_folder import lock_run, unlock_all
 from tests.train.conftest import FAST
 from tests.train.test_run import command
 
@@ -87,5 +87,5 @@ def test_ranks_whose_launcher_is_killed_stop_with_a_checkpoint(tmp_path, image_f
         err = process.stderr.read()  # until the last rank has ended
     assert "the process that started this run has ended: stopping" in err
     assert "stopped by SIGTERM at epoch" in err
-    hold(tmp_path / "run")
-    release()
+    lock_run(tmp_path / "run")
+    unlock_all()

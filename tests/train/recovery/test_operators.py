@@ -2,11 +2,11 @@
 
 import pytest
 
-from dali_mix.train.checkpoint.state import read_facts
+from dali_mix.train.checkpoint.state import read_run
 from dali_mix.train.checkpoint.store import Position
 from tests.implementations import need_native
 from tests.train.conftest import FAST
-from tests.train.recovery.runs import RICH, assert_same_result, change_facts, cut_off
+from tests.train.recovery.runs import RICH, assert_same_result, change_run, cut_off
 from tests.train.test_run import run_command
 
 NEWEST = "checkpoint-1-4"
@@ -40,7 +40,7 @@ def test_the_other_implementation_is_refused_in_one_line(resume, cut):
 
 
 def test_a_run_from_before_there_were_two_is_refused_in_one_line(resume, cut):
-    change_facts(cut / "checkpoints" / NEWEST, lambda facts: facts["fingerprint"].pop("mixing operators"))
+    change_run(cut / "checkpoints" / NEWEST, lambda facts: facts["fingerprint"].pop("mixing operators"))
     code, _, err = resume()
     assert code == 2
     assert "mixing operators was None, is 'native' (saved before there was a choice)" in err
@@ -49,7 +49,7 @@ def test_a_run_from_before_there_were_two_is_refused_in_one_line(resume, cut):
 
 def test_an_older_run_that_augments_is_refused_in_one_line(resume, cut):
     """Its augmentation was the portable graph, whatever mixed."""
-    change_facts(cut / "checkpoints" / NEWEST, lambda facts: facts["fingerprint"].pop("augmentation operators"))
+    change_run(cut / "checkpoints" / NEWEST, lambda facts: facts["fingerprint"].pop("augmentation operators"))
     code, _, err = resume()
     assert code == 2
     assert "augmentation operators was 'portable', is 'native' (saved before there was a choice); use the same" in err
@@ -80,7 +80,7 @@ def test_checkpoints_say_what_augments(train, tmp_path, flags, augmentation):
 
 
 def operators_of(folder):
-    fingerprint = read_facts(folder / "checkpoints" / "checkpoint-1-0")["fingerprint"]
+    fingerprint = read_run(folder / "checkpoints" / "checkpoint-1-0")["fingerprint"]
     return fingerprint["mixing operators"], fingerprint["augmentation operators"]
 
 
@@ -103,5 +103,5 @@ def test_a_rank_without(tmp_path, image_folder, monkeypatch, mode):
         return
     assert result.returncode == 0, result.stderr
     assert len(told) == 1
-    facts = read_facts(tmp_path / "two" / "checkpoints" / "checkpoint-1-0")
+    facts = read_run(tmp_path / "two" / "checkpoints" / "checkpoint-1-0")
     assert facts["fingerprint"]["mixing operators"] == "portable"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.implementations import need_native
-from tests.train.recovery.runs import change_facts, rows_of
+from tests.train.recovery.runs import change_run, rows_of
 
 SAVED = Path(__file__).with_name("saved")
 FLAGS = (
@@ -90,7 +90,7 @@ def test_a_run_that_knew_none_of_the_flags_it_was_not_given_differs_in_nothing_e
             for name in gone:
                 del settings[name]
 
-        change_facts(run / "checkpoints" / "checkpoint-1-3", forget)
+        change_run(run / "checkpoints" / "checkpoint-1-3", forget)
         assert len(gone) > 50
         settings = yaml.safe_load((run / "args.yaml").read_text())
         (run / "args.yaml").write_text(yaml.safe_dump({name: settings[name] for name in GIVEN}))

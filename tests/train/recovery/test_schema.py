@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from dali_mix.train import main
-from dali_mix.train.checkpoint.schema import SchemaError, check_facts, check_own, check_shared
+from dali_mix.train.checkpoint.schema import SchemaError, check_rank, check_run, check_shared
 from dali_mix.train.checkpoint.state import check
 from dali_mix.train.checkpoint.store import CheckpointError
 from tests.train.conftest import FAST
@@ -123,8 +123,8 @@ def refused(check_content, *content):
 
 
 @pytest.mark.parametrize(("keys", "value"), named(FACTS))
-def test_facts(content, keys, value):
-    refused(check_facts, changed(content["run.pt"], keys, value))
+def test_the_record(content, keys, value):
+    refused(check_run, changed(content["run.pt"], keys, value))
 
 
 @pytest.mark.parametrize(("keys", "value"), named(SHARED))
@@ -134,7 +134,7 @@ def test_shared_state(content, keys, value):
 
 @pytest.mark.parametrize(("keys", "value"), named(OWN))
 def test_a_ranks_state(content, keys, value):
-    refused(check_own, changed(content["rank-0.pt"], keys, value), content["run.pt"])
+    refused(check_rank, changed(content["rank-0.pt"], keys, value), content["run.pt"])
 
 
 def test_what_is_written_passes(run):

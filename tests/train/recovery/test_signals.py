@@ -112,7 +112,7 @@ def test_a_terminal_that_is_closed_stops_a_run_but_not_under_nohup(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("where", ["open_data", "find_start"])
+@pytest.mark.parametrize("where", ["open_data", "find_resume_point"])
 def test_a_signal_before_training_ends_the_run_at_once_with_the_same_code(train, tmp_path, monkeypatch, signum, where):
     """Also where errors are handled: it is none."""
 

@@ -1,4 +1,4 @@
-"""When a run's checkpoints are written, and what a failure to write one means."""
+"""A run's checkpoints: when they are written, what a failure to write one means, and how a run takes one over."""
 
 from __future__ import annotations
 
@@ -11,8 +11,20 @@ from typing import Any
 
 from torch import nn
 
+from dali_mix.errors import ConfigError, first_line
 from dali_mix.loading.recovery import TolerantLoader
-from dali_mix.train.checkpoint.state import check, own_state, rank_file, shared_files
+from dali_mix.train.checkpoint.resume import ResumePoint
+from dali_mix.train.checkpoint.state import (
+    check,
+    check_buffers,
+    load_shared,
+    load_weights,
+    rank_file,
+    rank_state,
+    read_rank,
+    read_shared,
+    shared_files,
+)
 from dali_mix.train.checkpoint.store import CheckpointError, CheckpointStore, Position
 from dali_mix.train.epoch_statistics import EpochStatistics
 from dali_mix.train.loop import Trainer, TrainingError
@@ -26,14 +38,14 @@ class Saver:
     Args:
         trainer: whose state is saved.
         store: of the main rank; None on the others.
-        facts: plain types, saved with every checkpoint.
+        record: what every checkpoint says of the run, plain types.
         every: updates between checkpoints within an epoch, None for none.
     """
 
     def __init__(
-        self, trainer: Trainer, store: CheckpointStore | None, facts: dict[str, Any], every: int | None = None
+        self, trainer: Trainer, store: CheckpointStore | None, record: dict[str, Any], every: int | None = None
     ) -> None:
-        self._trainer, self._store, self._facts, self._every = trainer, store, facts, every
+        self._trainer, self._store, self._facts, self._every = trainer, store, record, every
         self._failed = self._proved = False
         self._saved: list[tuple[int, Path]] = []
 
@@ -101,12 +113,12 @@ class Saver:
         trainer = self._trainer
         trainer.settle()
         self._check_weights(position)
-        own = own_state(trainer, {"loader": loader.state_dict(), "tally": statistics.state_dict()})
+        own = rank_state(trainer, {"loader": loader.state_dict(), "tally": statistics.state_dict()})
         everyone = trainer.world.gather(own)
         if self._store is None or everyone is None:
             return
-        facts = {"position": list(position), "batches": len(loader), "rows": rows}
-        files = shared_files(trainer, self._facts | facts)
+        record = {"position": list(position), "batches": len(loader), "rows": rows}
+        files = shared_files(trainer, self._facts | record)
         for rank, content in enumerate(everyone):
             files[rank_file(rank)] = partial(bytes, content)  # the very same bytes
         path = self._store.save(position, files)
@@ -131,3 +143,47 @@ class Saver:
         weights = [parameter.detach() for parameter in self._trainer.model.parameters()]
         if not nn.utils.get_total_norm(weights, norm_type=math.inf).isfinite():
             raise TrainingError(f"the weights are not finite after {position}, so they are not saved; lower --lr")
+
+
+def restore(
+    start: ResumePoint, trainer: Trainer, loader: TolerantLoader, *, same_loader: bool
+) -> dict[str, Any] | None:
+    """Take over the checkpoint that a run begins with, all but its random numbers.
+
+    Args:
+        start: where the run begins; it has a checkpoint.
+        trainer: complete, as weights are put into the tensors that the optimizer and DDP know already.
+        loader: of the training images, before its first batch.
+        same_loader: whether the checkpoint's is of the same kind; the loader then goes on where that one stood.
+
+    Returns:
+        What the checkpoint holds of this rank, for :func:`dali_mix.train.checkpoint.state.load_rank`; None where
+        the run does not go on exactly.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read.
+        ConfigError: if it does not fit the run.
+    """
+    path = start.checkpoint
+    if path is None:
+        raise ValueError("a new run has no checkpoint to restore")
+    shared = read_shared(path)
+    try:
+        load_weights(path, trainer)
+        load_shared(shared, trainer, exact=start.exact)
+    except CheckpointError as error:
+        raise ConfigError(f"{path} cannot be continued: {error}") from error
+    if not start.exact:
+        # Batches and epochs may be others than in the checkpoint, so its counts say nothing of this schedule.
+        trainer.updates = start.position.epoch * trainer.updates_per_epoch(len(loader))
+        trainer.scheduler.step(start.position.epoch)
+        trainer.scheduler.step_update(trainer.updates)
+        return None
+    state = read_rank(path, trainer.world.rank)
+    try:
+        check_buffers(state, trainer)
+        if same_loader:
+            loader.load_state_dict(state["loader"])
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: DALI's of a pipeline's state
+        raise ConfigError(f"{path} cannot be continued: {first_line(error)}") from error
+    return state
