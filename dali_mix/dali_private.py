@@ -55,7 +55,8 @@ def move_to(pipeline: Pipeline, checkpoint: bytes) -> None:
 
     DALI cannot do this.  What runs is built anew, from the same operators, and what was prepared is thrown away.
     """
-    pipeline._pipe.Shutdown()
+    backend: Any = pipeline._pipe
+    backend.Shutdown()
     pipeline._pipe = None
     pipeline._built = pipeline._backend_prepared = False
     pipeline._first_iter, pipeline._last_iter, pipeline._batches_to_consume = True, False, 0

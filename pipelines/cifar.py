@@ -138,7 +138,10 @@ def cifar_val(
 def _train_graph(source, decoding, img_size, padding, mixing, output):
     jpegs, labels = source()
     images = _padded_crop(decode_images(images_must_have_img_size(jpegs, img_size), **decoding), img_size, padding)
-    leaving = {"mirror": fn.random.coin_flip(name="hflip"), "normalization": normalization(**output.arguments())}
+    leaving: dict[str, Any] = {
+        "mirror": fn.random.coin_flip(name="hflip"),
+        "normalization": normalization(**output.arguments()),
+    }
     return batch_outputs(mix.random_mix(images, labels, **mixing, image_size=img_size, **leaving))
 
 
@@ -146,7 +149,7 @@ def _train_graph(source, decoding, img_size, padding, mixing, output):
 def _val_graph(source, decoding, img_size, num_classes, output):
     jpegs, labels = source()
     images = decode_images(jpegs if img_size is None else images_must_have_img_size(jpegs, img_size), **decoding)
-    mixing = {"num_classes": num_classes, "choices": {}}
+    mixing: dict[str, Any] = {"num_classes": num_classes, "choices": {}}
     return batch_outputs(mix.random_mix(images, labels, **mixing, normalization=normalization(**output.arguments())))
 
 

@@ -211,7 +211,7 @@ def _train_graph(source, img_size, crop, decoding, augmentation, mixing, output)
         colors = {"img_mean": output.mean, "img_std": output.std}
         images = augment(images, augmentation, **colors, interpolation=crop.interpolation)
     # In one pass over the batch: flip, mix, normalize.
-    leaving = {"mirror": mirror, "normalization": normalization(**output.arguments())}
+    leaving: dict[str, Any] = {"mirror": mirror, "normalization": normalization(**output.arguments())}
     known = size if isinstance(size, int) else None
     return batch_outputs(mix.random_mix(images, labels, **mixing, image_size=known, **leaving))
 
@@ -228,6 +228,8 @@ def _val_graph(source, img_size, crop, num_classes, output):
 def cut(jpegs: DataNode, size: int | DataNode, crop: Crop, **decoding: Any) -> DataNode:
     """Decode the random crop, or the center."""
     if crop.no_aug:
+        if not isinstance(size, int):
+            raise ConfigError("an img_size that changes needs random crops; give one size, or a crop without no_aug")
         return resize_center_crop(jpegs, size, crop_pct=1.0, interpolation=crop.interpolation, **decoding)
     return random_resized_crop(
         jpegs, size, scale=crop.scale, ratio=crop.ratio, interpolation=crop.interpolation, **decoding

@@ -40,7 +40,7 @@ def resnet50_train(data_dir, crop=224, num_classes=1000, device="gpu", shard_id=
         random_area=[0.1, 1.0],
         num_attempts=100,
     )
-    images = fn.resize(images, resize_x=crop, resize_y=crop, interp_type=types.INTERP_TRIANGULAR)
+    images = fn.resize(images, resize_x=crop, resize_y=crop, interp_type=types.INTERP_TRIANGULAR)  # type: ignore[assignment]
     images = fn.flip(images, horizontal=fn.random.coin_flip(probability=0.5))  # ~ was mirror= of the next-but-one line
     images, targets = mix.cutmix(images, labels, num_classes=num_classes)  # +
     images = fn.crop_mirror_normalize(

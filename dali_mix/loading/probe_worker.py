@@ -187,6 +187,7 @@ class _Shapes:
 
     def _run(self, images: Sequence[np.ndarray]) -> list[tuple[int, int]]:
         self._pipeline.feed_input("jpegs", list(images))
+        shapes: Any
         (shapes,) = self._pipeline.run()
         return [(int(shape[0]), int(shape[1])) for shape in map(np.array, shapes)]
 

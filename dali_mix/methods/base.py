@@ -86,7 +86,7 @@ class StepMethod(TrainingTask):
         """
         return None
 
-    def forward(self, batch: Batch, plan: Any = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, plan: Any = None) -> dict[str, Tensor]:  # type: ignore[override]
         """Compute the losses of a batch; the host must not wait for the device here.
 
         Args:
@@ -153,7 +153,9 @@ class StepMethod(TrainingTask):
         """The parameters whose gradients are clipped; classifiers, the method's own too, can be left out."""
         return list(model_parameters(self.model, exclude_head=True) if exclude_head else self.parameters())
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **options: Any) -> nn.Module:
+    def compile(  # type: ignore[override]  # timm overrides torch's so, untyped
+        self, backend: str = "inductor", mode: str | None = None, **options: Any
+    ) -> nn.Module:
         """Compile the model in place, for use of the method in timm's trainer; returns it."""
         self.model.compile(backend=backend, mode=mode, **options)
         return self.model

@@ -201,7 +201,7 @@ class PyramidVisionTransformer(nn.Module):
         self.grad_checkpointing = False
         self._grids = stage_grids(to_2tuple(img_size))
 
-        drop_paths = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        drop_paths: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         channels = [in_chans, *embed_dims]
         for stage, dim in enumerate(embed_dims):
             number = stage + 1  # the authors count stages from 1, and so do the keys of a checkpoint

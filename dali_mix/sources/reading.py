@@ -190,7 +190,8 @@ def read_images(
         name="paths",
     )  # fmt: skip
     # A read that fails raises; for a mapped page that fails the system may kill the process (SIGBUS).
-    return fn.io.file.read(paths, dont_use_mmap=True, name="read_files"), labels
+    files: Any = fn.io.file  # type: ignore[attr-defined]  # missing in DALI's types
+    return files.read(paths, dont_use_mmap=True, name="read_files"), labels
 
 
 def _from(source: Callable[[types.BatchInfo], Any], dtype: types.DALIDataType, name: str) -> DataNode:

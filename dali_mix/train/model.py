@@ -105,8 +105,9 @@ def _create(own: Model, num_classes: int, eval_only: bool) -> nn.Module:
     for attempt in attempts:
         try:
             model = timm.create_model(name, **attempt)
-            if (getattr(model, "pretrained_cfg", None) or {}).get("state_dict"):
-                model.pretrained_cfg["state_dict"] = None  # they are loaded; copies of the model need no copy of them
+            described = getattr(model, "pretrained_cfg", None) or {}
+            if described.get("state_dict"):
+                described["state_dict"] = None  # they are loaded; copies of the model need no copy of them
             return model
         except TypeError as error:
             if "img_size" not in str(error):

@@ -44,7 +44,7 @@ def create_optimizer(
     Raises:
         ConfigError: for an unknown optimizer, or options that it does not take.
     """
-    known = list_optimizers()
+    known = [str(name) for name in list_optimizers()]
     if own.opt.lower().removeprefix("lookahead_") not in known:
         close = difflib.get_close_matches(own.opt, known, n=3)
         hint = f"close: {', '.join(close)}" if close else "timm.optim.list_optimizers() lists them"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from timm.data.scheduled_sampler import ScheduledBatchSampler
+from torch.utils.data import SequentialSampler
 
 from dali_mix.train.settings.sections import Sizes
 
@@ -41,7 +42,7 @@ class SizeSchedule:
         self._seed = seed
         self._epochs = epochs
         self._weights = ScheduledBatchSampler(
-            range(1),  # only its probabilities are used
+            SequentialSampler(range(1)),  # only its probabilities are used
             [1] * len(self.sizes),
             choice_weights=list(weights) if weights is not None else None,
             num_batches=1,

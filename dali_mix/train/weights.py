@@ -91,7 +91,7 @@ def export_to_hub_folder(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             whole = Path(temporary) / "hub"
-            save_for_hf(plain, whole, model_config=described, data_config=dict(config), safe_serialization=True)
+            save_for_hf(plain, str(whole), model_config=described, data_config=dict(config), safe_serialization=True)
             whole.replace(folder)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{folder} cannot be written: {first_line(error)}") from error

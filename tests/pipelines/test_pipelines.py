@@ -67,6 +67,13 @@ def test_the_resnet50_pipeline_mixes(image_folder):
     torch.testing.assert_close(targets.sum(1), torch.ones(8))
 
 
+def test_sizes_that_change_need_random_crops(image_folder):
+    with pytest.raises(ConfigError, match="an img_size that changes needs random crops"):
+        imagenet.imagenet_train(
+            image_folder / "train", batch_size=4, img_size=lambda epoch, batch: 32, crop=Crop(no_aug=True), **RAW
+        )
+
+
 @pytest.mark.parametrize("flags", [(), ("--val",)])
 def test_a_serialized_graph_runs_on_images_fed_from_outside(tmp_path, image_folder, flags):
     """The command, then what Triton's DALI backend does with its file."""

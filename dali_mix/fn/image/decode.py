@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
@@ -111,7 +111,7 @@ def random_resized_crop(
     else:
         interp_type = _filter(interpolation, RANDOM)
     size = img_size if isinstance(img_size, DataNode) else [img_size, img_size]
-    return fn.resize(images, size=size, interp_type=interp_type, antialias=True)
+    return cast(DataNode, fn.resize(images, size=size, interp_type=interp_type, antialias=True))
 
 
 def resize_center_crop(
@@ -156,7 +156,7 @@ def resize_center_crop(
     images = decode_images(jpegs, decoder=decoder, decoder_settings=decoder_settings)
     resized = _resized(images.shape(dtype=types.INT32)[:2], math.floor(img_size / crop_pct), crop_mode)
     size = fn.cast(resized, dtype=types.FLOAT)  # the only type that resize takes
-    images = fn.resize(images, size=size, interp_type=_filter(interpolation), antialias=True)
+    images = cast(DataNode, fn.resize(images, size=size, interp_type=_filter(interpolation), antialias=True))
     margin = resized - img_size
     half = margin // 2
     offset = half + (margin - 2 * half) * (half - 2 * (half // 2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nvidia.dali import fn, types
 
 from dali_mix.fn.graph import Node
@@ -18,8 +20,8 @@ def normalize(images: Node, normalization: Normalization | None, mirror: Node | 
     """
     if normalization is None:
         return images if mirror is None else fn.flip(images, horizontal=mirror)
-    flips = {} if mirror is None else {"mirror": mirror}
-    normalized: Node = fn.crop_mirror_normalize(
+    flips: dict[str, Any] = {} if mirror is None else {"mirror": mirror}
+    return fn.crop_mirror_normalize(
         images,
         dtype=types.FLOAT16 if normalization.half else types.FLOAT,
         output_layout="HWC",
@@ -27,4 +29,3 @@ def normalize(images: Node, normalization: Normalization | None, mirror: Node | 
         std=list(normalization.std),
         **flips,
     )
-    return normalized

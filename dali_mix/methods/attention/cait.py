@@ -41,7 +41,8 @@ class CaitAdapter(Adapter):
         self.model = model
         self.width = int(model.num_features)
         self.prefix = int(model.num_prefix_tokens)
-        self.cell_px = tuple(model.patch_embed.patch_size)
+        patch_embed: Any = model.patch_embed
+        self.cell_px = tuple(patch_embed.patch_size)
 
     def trunk(self, images: Tensor) -> Tensor:
         """See :meth:`Adapter.trunk`; without the class token."""

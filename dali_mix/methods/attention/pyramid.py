@@ -158,13 +158,14 @@ class TwinsAdapter(_PyramidAdapter):
 
     def __init__(self, model: nn.Module) -> None:
         assert isinstance(model, Twins)  # by registration
-        block: Any = model.blocks[-1][-1]
+        stages: Any = model.blocks
+        block = stages[-1][-1]
         if not same_method(block.attn, GlobalSubSampleAttn):
             raise ConfigError("SMMix cannot serve this Twins: its last block attends within windows only")
         if not same_method(block, TwinsBlock):
             raise ConfigError(f"SMMix cannot serve this Twins, whose last block is a {type(block).__name__}")
-        patches = [embed.patch_size[0] for embed in model.patch_embeds]
-        self._set(model, prefix=0, reduction_px=math.prod(patches))
+        embeds: Any = model.patch_embeds
+        self._set(model, prefix=0, reduction_px=math.prod(embed.patch_size[0] for embed in embeds))
 
     @property
     def _last_block(self) -> Any:

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nvidia.dali import fn, pipeline_def, types
@@ -95,7 +95,7 @@ def _open_nvidia_mixup(setting: Setting) -> Iterator[Batches]:
         yield (mixup(images, labels) for images, labels in batches)
 
 
-@pipeline_def(exec_dynamic=True)
+@pipeline_def(exec_dynamic=True)  # type: ignore[call-overload]  # missing in DALI's types
 def _nvidia(setting):  # type: ignore[no-untyped-def]
     images, labels = decoded(setting)
     images = fn.crop_mirror_normalize(
@@ -137,7 +137,8 @@ def decoded(setting: Setting) -> tuple[DataNode, DataNode]:
 def resized(images: DataNode, setting: Setting) -> DataNode:
     """The images in the setting's size, as NVIDIA's pipelines have it."""
     size = setting.img_size
-    return fn.resize(images, resize_x=size, resize_y=size, interp_type=_INTERPOLATION[setting.interpolation])
+    interp_type = _INTERPOLATION[setting.interpolation]
+    return cast(DataNode, fn.resize(images, resize_x=size, resize_y=size, interp_type=interp_type))
 
 
 @pipeline_def
@@ -162,6 +163,7 @@ def _open_crops(graph: Callable[..., Pipeline], setting: Setting) -> Iterator[Ba
 
     def batches() -> Batches:
         while True:
+            images: Any
             images, labels = pipeline.run()
             yield [torch.from_dlpack(image) for image in images], _labels(labels)
 

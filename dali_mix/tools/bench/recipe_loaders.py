@@ -75,7 +75,7 @@ def _open_nvidia(setting: Setting) -> Iterator[Batches]:
     yield (mixup(images, labels) for images, labels in batches)
 
 
-@pipeline_def(exec_dynamic=True, enable_conditionals=True)
+@pipeline_def(exec_dynamic=True, enable_conditionals=True)  # type: ignore[call-overload]  # missing in DALI's types
 def _nvidia(setting):  # type: ignore[no-untyped-def]
     """As in DALI's ``docs/examples/use_cases/pytorch/efficientnet/image_classification/dali.py``."""
     recipe = recipe_of(setting)
@@ -85,9 +85,9 @@ def _nvidia(setting):  # type: ignore[no-untyped-def]
     images = _flip(images, recipe.augmentation)
     if recipe.rand_augment is not None:
         number, magnitude = recipe.rand_augment
-        images = rand_augment.rand_augment(images, n=number, m=magnitude, num_magnitude_bins=LEVELS, shape=[size, size])
+        images = rand_augment.rand_augment(images, n=number, m=magnitude, num_magnitude_bins=LEVELS, shape=(size, size))
     elif recipe.augmentation.aa:
-        images = auto_augment.auto_augment(images, shape=[size, size])
+        images = auto_augment.auto_augment(images, shape=(size, size))
     if recipe.augmentation.jitter:
         images = _jitter(images, recipe.augmentation)
     if recipe.augmentation.reprob > 0:
@@ -112,7 +112,7 @@ def _flip(images: DataNode, augmentation: Augmentation) -> DataNode:
 def _jitter(images: DataNode, augmentation: Augmentation) -> DataNode:
     *strengths, hue = augmentation.jitter
     brightness, contrast, saturation = [fn.random.uniform(range=[max(0.0, 1 - x), 1 + x]) for x in strengths]
-    turn = {"hue": fn.random.uniform(range=[-360 * hue, 360 * hue])} if hue else {}
+    turn: dict[str, Any] = {"hue": fn.random.uniform(range=[-360 * hue, 360 * hue])} if hue else {}
     prob = 1.0 if augmentation.color_jitter_prob is None else augmentation.color_jitter_prob
     if prob == 1.0 or fn.random.coin_flip(probability=prob, dtype=types.BOOL):
         images = fn.color_twist(images, brightness=brightness, contrast=contrast, saturation=saturation, **turn)

@@ -66,7 +66,7 @@ def _color_jitter(images: Node, chain: Chain, op: OpArguments) -> Node:
     draws = [fn.random.uniform(range=limits, **op(name)) for name, limits in ranges.items()]
 
     def jitter(images: Node, *draws: Node) -> Node:
-        drawn = dict(zip(ranges, draws, strict=True))
+        drawn: dict[str, Any] = dict(zip(ranges, draws, strict=True))
         contrast = drawn.pop("contrast", None)
         if drawn:
             images = fn.color_twist(images, **drawn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
@@ -73,7 +74,7 @@ def _fill_color(remode: str, mean: Sequence[float], std: Sequence[float], name: 
 
 
 def _fill_box(images: Node, anchor: Node, shape: Node, fill: Node) -> Node:
-    box = {"anchor": fn.cast(anchor, dtype=types.FLOAT), "shape": fn.cast(shape, dtype=types.FLOAT)}
+    box: dict[str, Any] = {"anchor": fn.cast(anchor, dtype=types.FLOAT), "shape": fn.cast(shape, dtype=types.FLOAT)}
     return fn.erase(images, axes=[0, 1], fill_value=fill, **box)
 
 

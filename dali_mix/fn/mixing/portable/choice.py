@@ -35,17 +35,18 @@ def mix_batch(images: Node, labels: Node, recipe: Recipe) -> MixedBatch:
     partner = draw_partner(recipe.pairing, graph.random_op("mix", recipe.seed))
     if recipe.size_px is not None:
         partner += images_must_have_the_image_size(images, recipe.size_px)
-    unmixed = Draw(types.Constant(np.zeros(4, np.int32)), graph.constant(1, types.FLOAT))
+    no_box = types.Constant(np.zeros(4, np.int32))
+    unmixed = Draw(no_box, graph.constant(1, types.FLOAT))
     draws = dict.fromkeys(shares, unmixed)
     for name, method in recipe.methods.items():
         op = graph.random_op(name, recipe.seed)
         draws[name] = method.drawn(Drawing(op, recipe.mode, functools.partial(image_size, images)))
-    params = MixParams(partner, unmixed.box, _of_branch({name: draw.lam for name, draw in draws.items()}, branch))
+    params = MixParams(partner, no_box, _of_branch({name: draw.lam for name, draw in draws.items()}, branch))
     targets = soft_targets(labels, params, num_classes=recipe.num_classes, smoothing=recipe.smoothing)
     for name, method in recipe.methods.items():
         images = in_branch(method, branch if len(shares) > 1 else None, images, partner, draws[name])
     mixed = MixedBatch(normalize(images, recipe.normalization), targets, labels, branch)
-    boxes = {name: draw.box if draw.weight is None else unmixed.box for name, draw in draws.items()}
+    boxes = {name: no_box if draw.box is None or draw.weight is not None else draw.box for name, draw in draws.items()}
     return mixed.mixed_by(lambda: params._replace(box=_of_branch(boxes, branch)))
 
 

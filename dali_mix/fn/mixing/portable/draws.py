@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nvidia.dali import fn, types
@@ -24,7 +24,7 @@ def draw(method: GraphMethod, images: Node, *, prob: float, mode: str, pairing: 
     batch = Drawing(op, mode, lambda: image_size(images))
     boxed = method.planned is None or method.planned.boxed
     # Before the draw: a checkpoint knows operators by their number in the graph.
-    no_box = None if boxed else types.Constant(np.zeros(4, np.int32))
+    no_box: Any = None if boxed else types.Constant(np.zeros(4, np.int32))
     box, lam, *_ = _used(method.drawn(batch), prob, batch)
     return MixParams(partner, no_box if box is None else box, lam)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 
@@ -18,6 +20,7 @@ _ONE = 1 << _FRACTION_BITS
 def pixels(images: Node, partner: Node, draw: Draw) -> Node:
     """See :meth:`dali_mix.fn.GraphMethod.apply`."""
     if draw.box is None:
+        assert draw.weight is not None  # by GraphMethod.drawn
         return _blend(images, partner, draw.weight)
     if draw.source is None and draw.weight is None:
         return _paste(images, partner, draw.box)
@@ -43,7 +46,7 @@ def _fill(images: Node, partner: Node, draw: Draw, box: Node) -> Node:
     region = _cut(partner_images, source[0:2], dali_math.max(box_sides(source), 1))
     if draw.source is not None:
         length = fn.cast(dali_math.max(sides, 1), dtype=types.FLOAT)
-        region = fn.resize(region, size=length, interp_type=types.INTERP_LINEAR, antialias=False)
+        region = cast(Node, fn.resize(region, size=length, interp_type=types.INTERP_LINEAR, antialias=False))
     if draw.weight is not None:
         own = _cut(images, box[0:2], dali_math.max(sides, 1))
         weight = graph.beside(draw.weight, images)
