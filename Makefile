@@ -19,24 +19,28 @@ FLOOR_TESTS = tests/methods tests/models tests/train/test_compile.py tests/train
 help:
 	@sed -n '1,5s/^# //p' Makefile
 
+# Compiling all of PyTorch's Python, of which few files are imported, would take a minute.
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "dali_mix needs Python 3.11 or newer; name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[$(EXTRA),dev]'
+	@touch $@
+
+.venv/native: .venv/installed
 	@$(BIN)/python -m dali_mix.native || true  # without a compiler all works, mixing by the portable graph
 	@touch $@
 
-demo: .venv/installed
+demo: .venv/native
 	$(BIN)/python train_imagenet.py --demo
 
-test: .venv/installed
+test: .venv/native
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist worksteal
 
 .venv-floor/installed: pyproject.toml constraints.txt
 	test -x .venv-floor/bin/python || $(PYTHON) -m venv .venv-floor
 	grep -vE '^(torch|torchvision|triton|cuda-|nvidia-(cu|nccl|nvjitlink|nvshmem|nvtx))' constraints.txt >.venv-floor/constraints.txt
-	.venv-floor/bin/python -m pip install --quiet --constraint .venv-floor/constraints.txt $(FLOOR) --editable '.[$(EXTRA),dev]'
+	.venv-floor/bin/python -m pip install --quiet --no-compile --constraint .venv-floor/constraints.txt $(FLOOR) --editable '.[$(EXTRA),dev]'
 	@touch $@
 
 test-floor: .venv-floor/installed

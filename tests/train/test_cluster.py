@@ -153,11 +153,6 @@ def test_a_warning_before_the_time_is_up_saves_and_requeues_and_the_job_goes_on(
     assert job.returncode != 0
     assert "stopped by SIGTERM at epoch" in err
     assert (tmp_path / "srun.log.requeue").read_text() == "requeue 4711\n"
-    result = subprocess.run(
-        [*command, "--epochs", "200", "--bench-steps", "1"],
-        cwd=ROOT, env=slurm, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert "--auto-resume continues a training; leave it out with --bench-steps" in result.stderr
     (checkpoint,) = re.findall(r"checkpoint is (\S+);", err)
     job = subprocess.Popen(
         [*command, "--epochs", "200"], cwd=ROOT, env=slurm, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -168,3 +163,19 @@ def test_a_warning_before_the_time_is_up_saves_and_requeues_and_the_job_goes_on(
         job.send_signal(signal.SIGUSR1)
         job.communicate(timeout=120)
     assert run_folders(tmp_path) == ["batch-4711"]
+
+
+def test_a_job_is_no_place_to_time_steps(tmp_path, flags, slurm):
+    """What the batch file adds to the flags is refused with them."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
+    python.chmod(0o755)
+    result = subprocess.run(
+        ["bash", str(BATCH_FILE), *flags, "--bench-steps", "1"],
+        cwd=ROOT, env=slurm | {"TRAIN_PYTHON": str(python)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    launched = result.stdout.split("\0")[:-1]
+    assert launched[:2] == ["-m", "torch.distributed.run"]
+    result = run_ranks(ROOT / "train_imagenet.py", *launched[launched.index("train_imagenet.py") + 1 :], cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--auto-resume continues a training; leave it out with --bench-steps" in result.stderr
