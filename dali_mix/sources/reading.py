@@ -182,6 +182,8 @@ def read_images(
         raise ConfigError("read_images must be called once, inside of a pipeline; make one with @pipeline_def")
     order = Order(len(source), pipeline.max_batch_size, shard_id, num_shards, shuffle_seed, training, repeats)
     feed = _feed_of[pipeline] = Feed(source, order)
+    # DALI would write a graph without what feeds it, which fails at its first batch.
+    setattr(pipeline, "serialize", _refuse_to_serialize)  # noqa: B010  # a method, to mypy
     labels = _from(feed.labels, types.INT32, "labels")
     if not source.gives_paths:
         return _from(feed.images, types.UINT8, "encoded_images"), labels
@@ -192,6 +194,13 @@ def read_images(
     # A read that fails raises; for a mapped page that fails the system may kill the process (SIGBUS).
     files: Any = fn.io.file  # type: ignore[attr-defined]  # missing in DALI's types
     return files.read(paths, dont_use_mmap=True, name="read_files"), labels
+
+
+def _refuse_to_serialize(*_: Any, **__: Any) -> None:
+    raise ConfigError(
+        "a graph that asks this process for its images cannot be serialized; give the pipeline "
+        "GraphReader(source) of dali_mix.data, or None to feed it from outside"
+    )
 
 
 def _from(source: Callable[[types.BatchInfo], Any], dtype: types.DALIDataType, name: str) -> DataNode:

@@ -243,3 +243,8 @@ def test_a_loader_that_is_dropped_after_a_loop_is_freed_at_once(folder, loader):
         assert freed() is None
     finally:
         gc.enable()
+
+
+def test_a_graph_that_python_feeds_is_not_written_without_what_feeds_it(folder):
+    with pytest.raises(ConfigError, match="cannot be serialized; give the pipeline GraphReader"):
+        imagenet_train(folder, **OPTIONS).serialize()

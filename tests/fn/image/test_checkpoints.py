@@ -6,7 +6,7 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 
 from dali_mix import MixLoader
-from dali_mix.data import Augmentation, Crop
+from dali_mix.data import Augmentation, Crop, GraphReader, scan_image_folder
 from pipelines.imagenet import imagenet_train
 from tests.fn.image.images import EVERYTHING, RECIPE
 
@@ -38,7 +38,7 @@ def test_a_restored_pipeline_goes_on_bit_for_bit(image_folder, options):
 
 @pytest.mark.parametrize("augmentation", [EVERYTHING, Augmentation(aa="v0", reprob=0.5, remode="rand", recount=2)])
 def test_a_deserialized_graph_draws_the_same(image_folder, augmentation):
-    folder = image_folder / "train"
+    folder = GraphReader(scan_image_folder(image_folder / "train"))
     pipeline = imagenet_train(folder, batch_size=8, img_size=32, augmentation=augmentation, device="cpu")
     copy = Pipeline.deserialize(pipeline.serialize())
     for _ in range(3):
