@@ -92,8 +92,11 @@ def subparsers(parser):
 def test_every_help_of_every_tool_is_a_sentence(monkeypatch, module):
     """Each parser of a tool, as it is when it parses; the descriptions too."""
     parsers = []
+    real = argparse.ArgumentParser.parse_known_args
 
-    def parse(self, *_, **__):
+    def parse(self, *args, **options):
+        if not self.add_help:  # one that looks for --import first
+            return real(self, *args, **options)
         parsers.extend(subparsers(self))
         raise SystemExit
 

@@ -47,8 +47,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py
 
 def _import_first(parser: Parser, tokens: list[str]) -> None:
     """Run the files of ``--import``, whose methods have flags that the whole parser then knows."""
-    parser.add_argument("--import", dest="imports", nargs="+", default=[], help=argparse.SUPPRESS)
-    parser.add_argument("-c", "--config", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--import", dest="imports", nargs="+", default=[])
+    parser.add_argument("-c", "--config", type=Path)
     args, _ = parser.parse_known_args(tokens)
     files = args.imports
     if args.config and not files:
