@@ -40,7 +40,7 @@ class Forgiving:
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """As ``TextIO.write``."""
+        """Write as ``TextIO.write`` does."""
         if self.error is None:
             try:
                 self._stream.write(text)
@@ -49,7 +49,7 @@ class Forgiving:
         return len(text)
 
     def flush(self) -> None:
-        """As ``TextIO.flush``."""
+        """Flush as ``TextIO.flush`` does."""
         if self.error is None:
             try:
                 self._stream.flush()
@@ -93,7 +93,7 @@ def _plain(value: Any) -> str:
 
 @contextmanager
 def forgiving() -> Iterator[None]:
-    """While it lasts, nothing that is printed can fail.
+    """Let nothing that is printed fail while it lasts.
 
     At its end stderr is told if stdout could not be written; that a reader has left, as ``head`` does, is not worth a
     word.

@@ -47,5 +47,5 @@ class OneLine(logging.Formatter):
     """Formats each message as one line of visible characters, whatever names are in it; a traceback stays as it is."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """As ``logging.Formatter``'s."""
+        """Format as ``logging.Formatter`` does."""
         return show(super().formatMessage(record))

@@ -47,7 +47,7 @@ class Outputs:
         self._channels_first: bool | None = None
 
     def batch(self, outputs: Mapping[str, torch.Tensor]) -> Batch:
-        """A batch of what DALI has delivered; the first one is checked.
+        """Make a batch of what DALI has delivered; the first one is checked.
 
         Raises:
             ConfigError: if an output is not what a batch takes in its place.

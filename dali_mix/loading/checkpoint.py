@@ -18,7 +18,7 @@ _EPOCH, _PLACE = 2, 3
 
 
 def at_next_epoch(checkpoint: bytes, reader: str, rest: int) -> bytes | None:
-    """A checkpoint at the beginning of the epoch after the one that it was taken in.
+    """Move a checkpoint to the beginning of the epoch after the one that it was taken in.
 
     Right for a reader that begins an epoch alike however the one before ended, as those without ``random_shuffle`` do.
 
@@ -50,7 +50,7 @@ def at_next_epoch(checkpoint: bytes, reader: str, rest: int) -> bytes | None:
 
 
 def adapted(checkpoint: bytes, own: bytes) -> bytes:
-    """A checkpoint for a pipeline whose graph has other operators without a state.
+    """Adapt a checkpoint to a pipeline whose graph has other operators without a state.
 
     DALI wants the very same operators; of those without a state only the names are in a checkpoint, and they change
     with the version of the graph.

@@ -49,7 +49,7 @@ _WORDS: tuple[tuple[str, str], ...] = (
 
 
 def cause_of(error: Exception) -> str:
-    """What went wrong, from DALI's message: the part between its Python and its C++ traceback."""
+    """Tell what went wrong, from DALI's message: the part between its Python and its C++ traceback."""
     trace, cause = _parts(error)
     if "samples must occupy the same size in bytes" in cause and "in _limit_size\n" in trace:
         return f"an image has more than {MAX_IMAGE_PIXELS} pixels; remove it"
@@ -58,7 +58,7 @@ def cause_of(error: Exception) -> str:
 
 
 def mistake_of(error: Exception) -> str | None:
-    """What is wrong with the pipeline, in the project's words; None where it is not an ordinary mistake.
+    """Tell what is wrong with the pipeline, in the project's words; None where it is not an ordinary mistake.
 
     No other file would mend it.
     """

@@ -27,7 +27,7 @@ class Backend(NamedTuple):
 
 
 def select_backend(device: str, device_id: int = 0) -> Backend:
-    """The backend for ``device``: "gpu", or "cpu"; "gpu" falls back to "cpu" where there is none.
+    """Select the backend for ``device``: "gpu", or "cpu"; "gpu" falls back to "cpu" where there is none.
 
     Raises:
         ConfigError: for any other name.
@@ -42,7 +42,7 @@ def select_backend(device: str, device_id: int = 0) -> Backend:
 
 
 def reason_for_cpu() -> str | None:
-    """Why "gpu" falls back to DALI's CPU backend, None where it does not."""
+    """Tell why "gpu" falls back to DALI's CPU backend; None where it does not."""
     if torch.cuda.is_available():
         return None
     if Path("/proc/driver/nvidia/version").exists():

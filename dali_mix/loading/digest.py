@@ -23,7 +23,7 @@ _NOT_DATA = frozenset(
 
 
 def digest_of_reader(pipeline: Pipeline, reader: str) -> str | None:
-    """The fingerprint of the data set that a reader of DALI's reads.
+    """Return the fingerprint of the data set that a reader of DALI's reads.
 
     Args:
         pipeline: built.

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def fingerprint_of(pipeline: Pipeline, facts: dict[str, Any], last_batch: str) -> dict[str, Any]:
-    """What must be equal where a state is loaded, or DALI would accept it and diverge; plain types only.
+    """Return what must equal where a state is loaded, or DALI would accept it and diverge; plain types only.
 
     Args:
         pipeline: built.

@@ -188,7 +188,7 @@ class MixLoader(EpochLoader):
         self._continues = batch > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, exactly, also within an epoch; plain types only.
+        """Return where the loader stands, exactly, also within an epoch; plain types only.
 
         Raises:
             ConfigError: if the pipeline was not made with ``enable_checkpointing=True``.

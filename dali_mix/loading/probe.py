@@ -1,4 +1,4 @@
-"""Which files DALI cannot decode, found without a training run."""
+"""Finds the files that DALI cannot decode, without a training run."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class _Workers:
         raise DataError(f"files cannot be examined: {_KILLED.format(count=_TRIES)}")
 
     def receive(self, images: list[_Image]) -> list[Probed]:
-        """One result for each file that was sent.
+        """Return one result for each file that was sent.
 
         Raises:
             _WorkerDied: when the worker crashed or hung.
@@ -179,7 +179,7 @@ class _Workers:
             raise
 
     def probe_alone(self, image: _Image) -> Probed:
-        """One file's result, also when the file is the death of a worker.
+        """Return one file's result, also when the file is the death of a worker.
 
         Raises:
             DataError: if another process, or the system, kills each worker that is at work on it.
@@ -261,7 +261,7 @@ class _Worker:
             self._connection.send(images)
 
     def receive(self, images: list[_Image]) -> list[Probed]:
-        """One result for each file that was sent.
+        """Return one result for each file that was sent.
 
         Raises:
             _WorkerDied: when the process crashed or hung.

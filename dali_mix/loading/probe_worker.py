@@ -63,7 +63,7 @@ _TRUNCATED = re.compile(
 
 
 class Limits(NamedTuple):
-    """Of ``dali_mix.fn.image.limits``, which this process cannot import."""
+    """The limits of ``dali_mix.fn.image.limits``, which this process cannot import."""
 
     max_pixels: int
     max_bytes: int
@@ -119,7 +119,7 @@ class _Prober:
         self._peek, self._decode, self._readers, self._limits = peek, decode, readers, limits
 
     def probe_files(self, paths: Sequence[str | np.ndarray]) -> list[Result]:
-        """One result per path, or bytes, in order."""
+        """Return one result per path, or bytes, in order."""
         os.ftruncate(2, 0)  # codecs have warned of earlier files; it may lie in memory
         os.lseek(2, 0, os.SEEK_SET)
         results: list[Result] = []
@@ -166,7 +166,7 @@ class _Shapes:
         return pipeline
 
     def each(self, images: Sequence[np.ndarray]) -> list[tuple[int, int] | str]:
-        """Height and width of each image, or what DALI and the codec said of one that fails."""
+        """Return height and width of each image, or what DALI and the codec said of one that fails."""
         if not images:
             return []
         try:

@@ -104,7 +104,7 @@ class TolerantLoader(EpochLoader):
 
     @property
     def bad_images(self) -> tuple[BadImage, ...]:
-        """Those that this rank has found, also before the state that was loaded."""
+        """The bad images that this rank has found, also before the state that was loaded."""
         return tuple(BadImage(self._source.describe(index), reason) for index, reason in self._files.reasons.items())
 
     def _advance(self) -> Batch | None:
@@ -122,7 +122,7 @@ class TolerantLoader(EpochLoader):
         return self._loader()._skip_rest()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, exactly, with the stand-ins; plain types only.  See ``MixLoader``."""
+        """Return where the loader stands, exactly, with the stand-ins; plain types only.  See ``MixLoader``."""
         found = {"stand_ins": self._files.state(), "look_ahead": list(self._look_ahead)}
         return self._loader().state_dict() | found
 

@@ -54,7 +54,7 @@ class LookAhead(NamedTuple):
     end: int = 0
 
     def after(self, failed: int, size: int) -> LookAhead:
-        """What to do next.
+        """Decide how far to look ahead next.
 
         Args:
             failed: number of the batch that failed, from 0, in its epoch.
@@ -87,7 +87,7 @@ class StandIns:
         self.stand_ins: dict[int, int] = {}
 
     def state(self) -> list[list[Any]]:
-        """Rows of index, stand-in's index and reason, by the index."""
+        """Return rows of index, stand-in's index and reason, by the index."""
         return [[index, self.stand_ins[index], reason] for index, reason in sorted(self.reasons.items())]
 
     def load_state(self, state: Iterable[list[Any]]) -> None:
@@ -114,7 +114,7 @@ class StandIns:
         return found
 
     def judge_ahead(self, batches: Iterable[Iterable[int]]) -> None:
-        """As ``judge``, for batches that have not failed yet; no file that was sound is decoded again."""
+        """Judge batches that have not failed yet; no file that was sound is decoded again."""
         self.judge([entry for batch in batches for entry in batch if not self._sound[self._read_for(entry)]])
 
     def believe(self, message: str, entries: Iterable[int]) -> bool:

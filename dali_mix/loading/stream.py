@@ -34,11 +34,11 @@ class Stream(ABC):
 
     @abstractmethod
     def iterator(self, names: list[str]) -> DALIGenericIterator:
-        """DALI's iterator over outputs of these names."""
+        """Return DALI's iterator over outputs of these names."""
 
     @abstractmethod
     def take(self, iterator: DALIGenericIterator, delivered: int) -> Any:
-        """The next outputs by name, None once where an epoch ends.
+        """Return the next outputs by name, None once where an epoch ends.
 
         Args:
             iterator: from ``iterator``.
@@ -47,7 +47,7 @@ class Stream(ABC):
 
     @abstractmethod
     def next_epoch(self, iterator: DALIGenericIterator, delivered: int) -> bytes | None:
-        """A checkpoint for the beginning of the next epoch, None where the rest must be read."""
+        """Return a checkpoint for the beginning of the next epoch, None where the rest must be read."""
 
 
 class OwnStream(Stream):
@@ -169,7 +169,7 @@ class ReaderStream(Stream):
 
 
 def stream_of(pipeline: Pipeline, last_batch: str) -> Stream:
-    """How the batches of a built pipeline make epochs.
+    """Find how the batches of a built pipeline make epochs.
 
     Raises:
         ConfigError: if they do not.

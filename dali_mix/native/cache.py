@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from dali_mix.native.toolchain import BuildError, compiler_version, find_compiler, find_nvrtc, platform_facts
 
 PACKAGE_FOLDER = Path(__file__).parent / "built"
-"""For libraries that are compiled ahead, as in a container image; looked through first."""
+"""The folder of libraries that are compiled ahead, as in a container image; looked through first."""
 
 LIBRARY = "libdali_mix.so"
 _MANIFEST = "manifest.json"
@@ -164,7 +164,7 @@ def _libraries(folder: Path, wanted: Callable[[Facts], bool]) -> Iterator[tuple[
 
 
 def _manifest(path: Path, wanted: Callable[[Facts], bool]) -> dict[str, Any] | None:
-    """Of a whole library; None for a folder that is not wanted, still written to, damaged, or none of ours."""
+    """The manifest of a whole library; None for a folder not wanted, still written to, damaged, or none of ours."""
     if "-" in path.parent.name:
         return None
     try:
@@ -197,7 +197,7 @@ def _serves(built: str, here: str) -> bool:
 
 
 def _digest(folder: Path) -> str:
-    """Of all files but the manifest."""
+    """The digest of all files but the manifest."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.name != _MANIFEST:

@@ -1,4 +1,4 @@
-"""From sources to a library: g++ for the operators, NVRTC for the kernels."""
+"""Compiles sources to a library: g++ for the operators, NVRTC for the kernels."""
 
 from __future__ import annotations
 

@@ -240,11 +240,11 @@ class Part(Source):
         self.name, self.gives_paths = source.name, source.gives_paths
 
     def describe(self, index: int) -> str:
-        """As the whole source does."""
+        """Do as the whole source does."""
         return self._source.describe(int(self._indices[index]))
 
     def read(self, indices: Sequence[int]) -> Sequence[str] | Sequence[NDArray[np.uint8]]:
-        """As the whole source does."""
+        """Do as the whole source does."""
         return self._source.read(self._indices[np.asarray(indices)].tolist())
 
 

@@ -21,7 +21,7 @@ class _State(NamedTuple):
 
 @dataclass
 class _Differences:
-    """Of one folder from what the run reads there."""
+    """How one folder differs from what the run reads there."""
 
     gone: int = 0
     new: int = 0

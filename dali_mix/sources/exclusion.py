@@ -9,7 +9,7 @@ from pathlib import Path
 from dali_mix.sources.base import Named
 
 _MOST_LINKS = 40
-"""In a chain; Linux follows no more."""
+"""The longest chain of links; Linux follows no more."""
 
 
 def find_named(files: Sequence[str], links: Collection[str], lines: Sequence[str], data_dir: Path) -> Named:

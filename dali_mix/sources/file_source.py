@@ -89,7 +89,7 @@ class FileSource(Source):
 
     @cached_property
     def _digest(self) -> str:
-        """Of names and labels; the same wherever the folder lies."""
+        """The digest of names and labels; the same wherever the folder lies."""
         digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
         paths = self.paths
         lead = os.fsencode(paths.prefix.removeprefix(str(self._folder)))

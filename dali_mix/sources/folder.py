@@ -41,7 +41,7 @@ class ImageFolder(FileSource):
     def open(
         cls, where: str, *, classes: Sequence[str] | None = None, select: bool = False, allow_empty: bool = False
     ) -> ImageFolder:
-        """As ``scan_image_folder``."""
+        """Scan the folder, as ``scan_image_folder`` does."""
         return scan_image_folder(where, classes, select=select, allow_empty=allow_empty)
 
     def owns(self, description: str) -> bool:

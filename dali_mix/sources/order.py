@@ -1,4 +1,4 @@
-"""In which order images are read: a pure function of epoch and batch."""
+"""The order that images are read in: a pure function of epoch and batch."""
 
 from __future__ import annotations
 

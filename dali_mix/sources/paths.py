@@ -39,7 +39,7 @@ class Paths(Sequence[str]):
 
     @classmethod
     def below(cls, root: str, folders: Iterable[tuple[str, list[str]]]) -> Paths:
-        """Those of files in folders that all lie in one: the path of each folder, and the names of its files."""
+        """Make the paths of files in folders that lie in one: the path of each folder, and the names of its files."""
         root = f"{root.rstrip('/')}/"
         leads = ((f"{folder.removeprefix(root)}/", names) for folder, names in folders)
         text = "".join(lead + f"\0{lead}".join(names) + "\0" for lead, names in leads if names)
@@ -53,7 +53,7 @@ class Paths(Sequence[str]):
 
     @classmethod
     def chained(cls, parts: Iterable[Paths]) -> Paths:
-        """Those of all parts, which have one prefix where they have paths at all."""
+        """Join the paths of all parts, which have one prefix where they have paths at all."""
         filled = [part for part in parts if len(part)]
         if len({part._prefix for part in filled}) > 1:
             return cls.of([path for part in filled for path in part])
@@ -99,7 +99,7 @@ class Paths(Sequence[str]):
         return f"<{len(self):,} paths>"
 
     def select(self, indices: ArrayLike) -> Paths:
-        """Those at these indices, in that order."""
+        """Select the paths at these indices, in that order."""
         chosen = np.asarray(indices, np.int64)
         starts = self._starts[chosen]
         lengths = self._starts[chosen + 1] - starts

@@ -210,7 +210,7 @@ def _from(source: Callable[[types.BatchInfo], Any], dtype: types.DALIDataType, n
 def _read_in_graph(
     source: GraphReader, training: bool, shard_id: int, num_shards: int, seed: int
 ) -> tuple[DataNode, DataNode]:
-    """As ``read_images``; for training, the set is cut to a multiple of the ranks, as DALI's shards must be equal."""
+    """Read as ``read_images`` does; a training set is cut to a multiple of the ranks, as DALI's shards must be equal."""
     entries = np.arange(len(source))
     order: dict[str, Any] = {"stick_to_shard": True}
     if training:

@@ -53,7 +53,7 @@ def export(run: Path, out: Path, ema: bool = False) -> Path:
 
 
 def _settings(run: Path) -> tuple[Settings, int]:
-    """Those of a run that make its model, and its number of classes."""
+    """Read the settings of a run that make its model, and its number of classes."""
     content = read_config(run / "args.yaml", flag="")
     if not isinstance(content.get("num_classes"), int):
         raise ConfigError(f"{run / 'args.yaml'} is not that of a run: it names no num_classes")

@@ -24,7 +24,7 @@ _HARDWARE_BACKEND = 3  # NVJPEG_BACKEND_HARDWARE in nvjpeg.h
 
 
 def driver_version() -> str | None:
-    """Of the kernel module, None without one."""
+    """The version of the kernel module, None without one."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:

@@ -40,7 +40,7 @@ class BadFiles:
         self._list: Path | None = None
 
     def reporter(self, source: Source) -> Callable[[BadImage], None]:
-        """What a loader of this source calls with each bad file.
+        """Return what a loader of this source calls with each bad file.
 
         Raises:
             DataError: when called, if the run must stop.
@@ -72,11 +72,11 @@ class BadFiles:
 
     @property
     def count(self) -> int:
-        """Files that are known to be bad, in the list or not."""
+        """The number of files that are known to be bad, in the list or not."""
         return len(self._known)
 
     def new(self) -> list[BadImage]:
-        """What this rank has found since the last call."""
+        """Return what this rank has found since the last call."""
         found, self._new = self._new, []
         return found
 

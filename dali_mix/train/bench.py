@@ -79,7 +79,7 @@ class Benchmark:
         trainer.after_update = lambda *_: self._clock.mark()
 
     def warm_up(self, branches: Collection[str]) -> Phase:
-        """At least :data:`WARM_UP` updates, and until every one of these branches has come twice."""
+        """Train at least :data:`WARM_UP` updates, and until each of these branches has come twice."""
         phases: list[Phase] = []
         # All ranks count alike: they draw the same branches.
         while len(phases) < WARM_UP or (self.missing(branches) and len(phases) < _LONGEST_WARM_UP):
@@ -87,11 +87,11 @@ class Benchmark:
         return _joined(phases)
 
     def missing(self, branches: Collection[str]) -> list[str]:
-        """Those of the branches that have not come twice so far."""
+        """Return those of the branches that have not come twice so far."""
         return [branch for branch in branches if self._branches[branch] < _OF_EACH_BRANCH]
 
     def phase(self, updates: int) -> Phase:
-        """So many updates, which all ranks begin together."""
+        """Time so many updates, which all ranks begin together."""
         trainer, device = self._trainer, self._trainer.world.device
         trainer.world.wait()
         if device.type == "cuda":
@@ -114,7 +114,7 @@ class Benchmark:
         )
 
     def _within_epoch(self, most: int) -> tuple[int, int, float]:
-        """As many updates as the epoch has left, ``most`` at most; their number, images and seconds of data wait."""
+        """Train what the epoch has left, ``most`` updates at most; their number, images and seconds of data wait."""
         trainer = self._trainer
         in_epoch = trainer.updates_per_epoch(len(self._loader))
         if self._updates == in_epoch:
@@ -228,7 +228,7 @@ class _Clock:
             self.mark()
 
     def mark(self) -> None:
-        """An update has been launched: the device notes when it gets there."""
+        """Mark that an update has been launched: the device notes when it gets there."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record(torch.cuda.current_stream(self._device))
@@ -237,7 +237,7 @@ class _Clock:
             self._times.append(time.perf_counter())
 
     def stop(self) -> tuple[list[float], float]:
-        """Seconds between the marks, and of the whole until the device has done all its work."""
+        """Return the seconds between the marks, and of the whole until the device has done all its work."""
         self._synchronize()
         seconds = time.perf_counter() - self._start
         if self._events:

@@ -18,7 +18,7 @@ _MOST_BYTES = 1 << 24
 
 
 def class_notes(classes: Sequence[str]) -> dict[str, str]:
-    """What a weights file notes of its classes, so that it still knows them when it is moved."""
+    """Return what a weights file notes of its classes, so that it still knows them when it is moved."""
     return {_NOTE: json.dumps(list(classes))}
 
 
@@ -71,7 +71,7 @@ def _known_names(path: Path) -> tuple[str, list[str] | None]:
 
 
 def read_class_names(folder: Path) -> list[str] | None:
-    """The names in a run's ``classes.txt``, in the order of the logits; None if it has none."""
+    """Read the names in a run's ``classes.txt``, in the order of the logits; None if it has none."""
     text = _text(folder / "classes.txt")
     # As a class map is read: it may have been saved by an editor.
     return None if text is None else [line.strip() for line in text.splitlines() if line.strip()]

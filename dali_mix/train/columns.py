@@ -20,7 +20,7 @@ COLUMNS = (
     "data_wait",
     "seconds",
 )
-"""Of ``summary.csv``, in every row; the parts of the loss follow the loss."""
+"""The columns of ``summary.csv`` in every row; the parts of the loss follow the loss."""
 _PART = re.compile(r"train_\w+")
 
 

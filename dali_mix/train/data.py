@@ -93,7 +93,7 @@ class IdleLoader:
         return iter(())
 
     def close(self) -> None:
-        """There is nothing to release."""
+        """Do nothing, as there is nothing to release."""
 
 
 class Loaders:
@@ -148,7 +148,7 @@ class Loaders:
         return taken and not augmentation(self._settings).only_flips
 
     def validation(self) -> TolerantLoader | IdleLoader:
-        """Every validation image once, over all ranks."""
+        """Open a loader of every validation image once, over all ranks."""
         source = self._data.val
         settings = self._common | {
             "batch_size": self._settings.reading.validation_batch_size or self._settings.reading.batch_size,
@@ -167,7 +167,7 @@ class Loaders:
         return TolerantLoader(build, source, "partial", stand_in="left_out", on_bad_image=report)
 
     def training(self, mixing: bool = True, epoch: int = 0) -> TolerantLoader:
-        """Shuffled, augmented and, unless ``mixing`` is False, mixed batches, from an epoch of the run on.
+        """Open a loader of shuffled, augmented and, with ``mixing``, mixed batches, from an epoch of the run on.
 
         A state that is loaded into the loader has the last word on the epoch.
 
@@ -231,12 +231,12 @@ _THROUGH_VALIDATION = _READ | {"crop_pct": ("crop_pct",), "interpolation": ("int
 
 
 def augmentation(settings: Settings) -> Augmentation:
-    """What happens to each training image."""
+    """Return what happens to each training image."""
     return Augmentation(hflip=0.0) if settings.crop.no_aug else settings.augmentation
 
 
 def square_side(config: dict[str, Any]) -> int:
-    """Side of the model's images in pixels."""
+    """Return the side of the model's images in pixels."""
     _, height, width = config["input_size"]
     if height != width:
         raise ConfigError(f"the pipeline makes square images, but the model wants {height} x {width} pixels")

@@ -24,7 +24,7 @@ _TIMEOUT = datetime.timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers.
+    """This process among the ranks of the run, whose number torch calls the world size.
 
     Fields:
         rank, size: global rank and number of ranks.
@@ -43,13 +43,13 @@ class World:
         return self.rank == 0
 
     def reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, in place."""
+        """Sum a tensor over all ranks, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on any rank; the device is not waited for."""
+        """Tell whether a flag is true on any rank; the device is not waited for."""
         if self.size == 1:
             return flag
         answer = torch.tensor(int(flag))
@@ -57,7 +57,7 @@ class World:
         return bool(answer.item())
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Every rank's value, in order of rank, on the main rank; None on the others.
+        """Collect every rank's value, in order of rank, on the main rank; the others get None.
 
         Args:
             value: anything that can be pickled; it stays within the run.
@@ -69,7 +69,7 @@ class World:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The main rank's value, on every rank."""
+        """Give every rank the main rank's value."""
         if self.size == 1:
             return value
         values = [value]
@@ -159,5 +159,5 @@ def _read_environment() -> tuple[int, int, int]:
 
 
 def shared_rng(seed: int, epoch: int, step: int) -> np.random.Generator:
-    """Random numbers that are the same on every rank, and after a resume, at this step."""
+    """Make random numbers that are the same on every rank, and after a resume, at this step."""
     return np.random.default_rng([seed, epoch, step])

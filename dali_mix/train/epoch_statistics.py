@@ -79,21 +79,21 @@ class EpochStatistics:
 
     @property
     def seconds(self) -> float:
-        """Since the start of the epoch, without the time in which no process ran."""
+        """The time since the start of the epoch, without that in which no process ran."""
         return self.earlier + time.perf_counter() - self._start
 
     @property
     def img_per_s(self) -> float:
-        """Over all ranks."""
+        """The images per second, over all ranks."""
         return self.images / self.seconds
 
     @property
     def data_wait(self) -> float:
-        """Share of the time that the step waited for data."""
+        """The share of the time that the step waited for data."""
         return self.waited / self.seconds
 
     def row(self, world: World) -> dict[str, float]:
-        """The "train_*", "lr", "img_size", "img_per_s" and "data_wait" columns of the summary.
+        """Compute the "train_*", "lr", "img_size", "img_per_s" and "data_wait" columns of the summary.
 
         Losses are means over the epoch and all ranks, each over the batches that have it.  An epoch without an update
         has none.
@@ -121,7 +121,7 @@ class EpochStatistics:
         return torch.stack([known.get(name, self.sums.new_zeros(())) for name in names])
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain types; "losses" has for each loss its sum, and the number of batches in it."""
+        """Return plain types; "losses" has for each loss its sum, and the number of batches in it."""
         sums = zip(self.losses, self._sums_of(self.losses).tolist(), strict=True)
         losses = {name: [total, self.counts[name]] for name, total in sums}
         return {name: getattr(self, name) for name in _FIELDS} | {"earlier": self.seconds, "losses": losses}

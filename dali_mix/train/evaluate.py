@@ -18,7 +18,7 @@ from dali_mix.train.distributed import World
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], world: World, autocast: Callable[[], AbstractContextManager]
 ) -> dict[str, float]:
-    """Loss and accuracy over the whole validation set.
+    """Compute loss and accuracy over the whole validation set.
 
     Args:
         model: in any mode; left in the mode it was in.

@@ -32,7 +32,7 @@ os.register_at_fork(after_in_child=_note_parent)
 
 
 def follow_launcher() -> None:
-    """From now on, take the end of the launcher for a SIGTERM; without torchrun there is none.
+    """Take the end of the launcher for a SIGTERM from now on; without torchrun there is none.
 
     Not by ``PR_SET_PDEATHSIG``: it signals the end of the thread that has started this process, not of its process.
     """

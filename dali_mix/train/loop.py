@@ -95,7 +95,7 @@ class Trainer:
         return self.step.model
 
     def updates_per_epoch(self, batches: int) -> int:
-        """Updates in an epoch of so many batches; the last one may hold fewer."""
+        """Count the updates in an epoch of so many batches; the last one may hold fewer."""
         return math.ceil(batches / self.accumulate)
 
     def train_epoch(

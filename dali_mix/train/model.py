@@ -48,7 +48,7 @@ def create_model(
     channels_last: bool = True,
     eval_only: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A model on this rank's device, and its data config (timm's ``resolve_input_data_config``).
+    """Create a model on this rank's device, and its data config (timm's ``resolve_input_data_config``).
 
     Args:
         own: which model, and what images it wants.
@@ -72,7 +72,7 @@ def create_model(
 
 
 def synchronized(model: nn.Module, world: World) -> nn.Module:
-    """The model with batch norms that take their statistics over all ranks (``--sync-bn``)."""
+    """Give a model batch norms that take their statistics over all ranks (``--sync-bn``)."""
     if world.size == 1:
         return model
     if world.device.type != "cuda":
@@ -225,7 +225,7 @@ def _adjust(own: Model, batch_norm: BatchNorm, model: nn.Module) -> None:
 def create_step(
     settings: Settings, model: nn.Module, num_classes: int, sizes_px: Iterable[tuple[int, int]] = ()
 ) -> TrainStep:
-    """The methods that the settings choose, and the plain one.
+    """Create the methods that the settings choose, and the plain one.
 
     Args:
         settings: of the run.
@@ -279,7 +279,7 @@ def load_initial(
 def compile_modules(
     step: TrainStep, device: torch.device, backend: str | None, mode: str | None = None, *, accumulates: bool = False
 ) -> None:
-    """``--torchcompile``: in place, so that the names in ``state_dict`` stay plain.
+    """Compile for ``--torchcompile``: in place, so that the names in ``state_dict`` stay plain.
 
     Args:
         step: to compile.
@@ -310,7 +310,7 @@ def compile_modules(
 
 
 def create_loss(own: LossSettings) -> Loss:
-    """The loss on soft targets of the batches that the pipeline has mixed, or left alone."""
+    """Create the loss on soft targets of the batches that the pipeline has mixed, or left alone."""
     if not own.bce_loss:
         return soft_cross_entropy
     return BinaryCrossEntropy(
@@ -322,7 +322,7 @@ def create_loss(own: LossSettings) -> Loss:
 
 
 def build_trainer(settings: Settings, world: World, step: TrainStep, batches: int) -> tuple[Trainer, int]:
-    """The trainer, and the number of epochs with cool-down.
+    """Build the trainer, and tell the number of epochs with cool-down.
 
     Args:
         settings: of the run.
@@ -371,12 +371,12 @@ def _in_parallel(step: TrainStep, world: World, keep_buffers: bool) -> Distribut
 
 
 def images_per_update(settings: Settings, world: World) -> int:
-    """Of all ranks and accumulated batches together."""
+    """Count the images of an update, over all ranks and accumulated batches."""
     return settings.reading.batch_size * world.size * settings.optimizer.grad_accum_steps
 
 
 def describe(settings: Settings, trainer: Trainer) -> str:
-    """What the defaults came to, in one line."""
+    """Tell in one line what the defaults came to."""
     world, precision = trainer.world, trainer.updater.precision
     numbers = str(precision.dtype).removeprefix("torch.") if precision.enabled else "float32"
     total = images_per_update(settings, world)

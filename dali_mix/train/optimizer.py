@@ -32,7 +32,7 @@ KERNELS = {"foreach", "fused", "capturable", "differentiable"}
 def create_optimizer(
     own: Optimizer, lr: float, model: nn.Module, methods: Iterable[StepMethod], device: torch.device
 ) -> Any:
-    """timm's optimizer of the model's parameters, with those that methods have of their own in groups behind them.
+    """Create timm's optimizer of the model's parameters; those that methods have of their own are groups behind them.
 
     Args:
         own: which optimizer, and its options.
@@ -104,7 +104,7 @@ def _fused(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def learning_rate(own: Schedule, opt: str, images_per_update: int) -> float:
-    """``--lr``, or timm's rule for ``--lr-base`` (train.py).
+    """Return ``--lr``, or what timm's rule makes of ``--lr-base`` (train.py).
 
     Args:
         own: the schedule.
@@ -120,7 +120,7 @@ def learning_rate(own: Schedule, opt: str, images_per_update: int) -> float:
 
 
 def create_scheduler(own: Schedule, seed: int, optimizer: Any, updates_per_epoch: int) -> tuple[Any, int]:
-    """timm's scheduler, and the number of epochs with cool-down.
+    """Create timm's scheduler, and tell the number of epochs with cool-down.
 
     Args:
         own: the schedule.
@@ -153,7 +153,7 @@ def create_scheduler(own: Schedule, seed: int, optimizer: Any, updates_per_epoch
 
 
 def create_ema(own: Ema, model: nn.Module) -> ModelEmaV3 | None:
-    """The moving average of the weights, None without ``--model-ema``."""
+    """Create the moving average of the weights; None without ``--model-ema``."""
     if not own.model_ema:
         return None
     device = torch.device("cpu") if own.model_ema_force_cpu else None
@@ -184,5 +184,5 @@ class Precision:
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.enabled and not bfloat16)
 
     def autocast(self) -> AbstractContextManager:
-        """The context for a forward."""
+        """Return the context for a forward."""
         return torch.autocast(self.device, self.dtype, enabled=self.enabled)

@@ -132,6 +132,6 @@ def _speed(img_per_s: float | None, data_wait: float | None) -> list[str]:
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Two aligned columns."""
+    """Format two aligned columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {show(value)}" for name, value in rows)

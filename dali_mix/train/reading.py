@@ -24,7 +24,7 @@ class Reading:
             self._host = values.detach().clone()
 
     def wait(self) -> list[float]:
-        """The numbers, once the device has computed them."""
+        """Wait until the device has computed the numbers, and return them."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return [float(value) for value in self._host.numpy()]

@@ -158,7 +158,7 @@ def _complain(prog: str, message: str) -> None:
 
 
 def _rank() -> int:
-    """Of this process, also where the process group is gone."""
+    """The rank of this process, also where the process group is gone."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -25,7 +25,7 @@ _LOCK = ".lock"
 _STARTED = ".started"
 """Holds the number of a run's newest start."""
 _WAIT_S = 15.0
-"""For a process that is about to end, such as a rank whose launcher was killed."""
+"""How long to wait for a process that is about to end, such as a rank whose launcher was killed."""
 
 _locked: dict[Path, Lock] = {}
 _starting: list[Lock] = []
@@ -47,7 +47,7 @@ class Place:
 
     @classmethod
     def of(cls, settings: Settings) -> Place:
-        """That of a run's settings."""
+        """Make the place of a run from its settings."""
         return cls(settings.run.output, settings.run.experiment, settings.model.model)
 
     @property
@@ -61,7 +61,7 @@ class Place:
         return self.model.replace("/", "_")
 
     def make_folder(self) -> Path:
-        """A new folder for a run, held by this process: ``output/EXPERIMENT``, or with a number behind it.
+        """Make a folder for a run, locked by this process: ``output/EXPERIMENT``, or with a number behind it.
 
         Raises:
             ConfigError: if it cannot be made.
@@ -87,7 +87,7 @@ class Place:
                 return folder
 
     def find_folders(self) -> list[Path]:
-        """Earlier runs of this name, or without a name those of this model; the newest, or last started, first."""
+        """Find earlier runs of this name, or without a name those of this model; the newest, or last started, first."""
         name = Path(self.experiment).name
         stem = re.escape(name) if name else rf"\d{{8}}-\d{{6}}-{re.escape(self._label)}"
         pattern = re.compile(rf"({stem})(?:-(\d+))?")
@@ -191,7 +191,7 @@ def end_start() -> None:
 
 
 def _start_number(folder: Path) -> int:
-    """Of a run's newest start, 0 for a run that numbered none."""
+    """The number of a run's newest start, 0 for a run that numbered none."""
     try:
         with (folder / _STARTED).open("rb") as file:
             return int(file.read(20))

@@ -46,12 +46,12 @@ class StopRequest:
 
     @property
     def name(self) -> str:
-        """Of the signal; another rank has got it if this one has not."""
+        """The signal's name; another rank has got it if this one has not."""
         return signal.Signals(self.signal).name if self.signal is not None else "a signal to another rank"
 
     @property
     def exit_code(self) -> int:
-        """What the process ends with."""
+        """The exit code that the process ends with."""
         return EXIT_INTERRUPTED if self.signal == signal.SIGINT else EXIT_STOPPED
 
     def receive(self, number: int) -> None:
@@ -93,7 +93,7 @@ def stop_signals(*, speak: bool) -> Iterator[StopRequest]:
 
 @contextmanager
 def starting_signals() -> Iterator[None]:
-    """Until a run trains, a signal ends it at once, in order: what it holds is let go, and its exit code is as later.
+    """Let a signal end a run that does not train yet at once, in order: it frees what it holds, and exits as later.
 
     Of several ranks they end each as they did: one may be waiting for others in code that heeds no Python handler.
 

@@ -55,7 +55,7 @@ class SizeSchedule:
 
     @classmethod
     def of(cls, own: Sizes, epochs: int, seed: int) -> SizeSchedule | None:
-        """The schedule of a run's settings, None without ``--train-img-sizes``."""
+        """Make the schedule of a run's settings; None without ``--train-img-sizes``."""
         if own.train_img_sizes is None:
             return None
         return cls(
@@ -69,7 +69,7 @@ class SizeSchedule:
         )
 
     def probabilities(self, epoch: int) -> list[float]:
-        """Of each size in an epoch, counted from 0."""
+        """Return the probability of each size in an epoch, which is counted from 0."""
         weights = self._weights.choice_weights_for_epoch(min(epoch, self._epochs - 1)).double()
         return (weights / weights.sum()).tolist()
 

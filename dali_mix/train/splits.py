@@ -65,7 +65,7 @@ def open_splits(own: Data, data_dir: Path, eval_only: bool = False) -> Splits:
 
 
 def read_lines(flag: str, path: Path) -> list[str]:
-    """The lines of a list, without blanks at their ends; any bytes may be in them.
+    """Read the lines of a list, without blanks at their ends; any bytes may be in them.
 
     Raises:
         ConfigError: if there are none to be read.

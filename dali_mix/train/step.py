@@ -33,11 +33,11 @@ class TrainStep(nn.Module):
 
     @property
     def methods(self) -> list[StepMethod]:
-        """All of them, the plain one first."""
+        """All methods of the run, the plain one first."""
         return list(self._serving.values())
 
     def method_of(self, branch: str) -> StepMethod:
-        """The method that serves the batches of a branch.
+        """Find the method that serves the batches of a branch.
 
         Raises:
             ValueError: for a batch that was left to a method which this step does not have.
@@ -52,7 +52,7 @@ class TrainStep(nn.Module):
     # Only what it calls is compiled: the branch and the plan would be part of a graph.
     @torch.compiler.disable(recursive=False)
     def forward(self, batch: Batch, plan: Any = None) -> dict[str, Tensor]:
-        """What the batch's method returns; the losses lie in memory of their own: a CUDA graph's is overwritten.
+        """Return what the batch's method does; the losses lie in memory of their own: a CUDA graph's is overwritten.
 
         Args:
             batch: from ``MixLoader``.

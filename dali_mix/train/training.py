@@ -1,4 +1,4 @@
-"""The epochs of a run, from wherever it begins to the end or to a signal."""
+"""Trains the epochs of a run, from wherever it begins to the end or to a signal."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class TrainingRun:
             print(figures)
 
     def train(self, preview: Preview) -> None:
-        """All epochs that are missing; the main rank writes and speaks.
+        """Train all epochs that are missing; the main rank writes and speaks.
 
         Raises:
             Stopped: after a signal, when the checkpoint is written.

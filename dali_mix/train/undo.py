@@ -82,12 +82,12 @@ class RevocableOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's."""
+        """The optimizer's parameter groups."""
         return self.optimizer.param_groups
 
     @torch.no_grad()
     def step(self) -> None:
-        """One step, which leaves no trace on the device if it is refused."""
+        """Make one step, which leaves no trace on the device if it is refused."""
         flags = [flag for flag in (self.refused, getattr(self, "found_inf", None)) if flag is not None]
         if not flags:
             self.revoked = self._before = None

@@ -30,11 +30,11 @@ _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 _LEGACY_PICKLES = 5  # magic number, protocol, byte order, content, keys of the storages
 _MOST_OPERATIONS = 500_000
-"""Of a pickle.  A state of 10,000 tensors has 250,000; each may come to several hundred bytes."""
+"""The most of a pickle.  A state of 10,000 tensors has 250,000; each may come to several hundred bytes."""
 _MOST_NESTING = 100
 _MOST_PARTS = 20 * _MOST_OPERATIONS
-"""Of all that the operations of a pickle are given, each counted with what it holds, as often as it holds it: so many
-steps a key takes to be hashed.  In the files of training runs it is about five times the operations."""
+"""The most that the operations of a pickle are given, each part counted with what it holds, as often as it holds it:
+so many steps a key takes to be hashed.  In the files of training runs it is about five times the operations."""
 _MOST_COPIES = 8
 """Bytes of all tensors over bytes of the file; tied weights are views of the same bytes."""
 _SMALL_BYTES = 1 << 20
@@ -219,7 +219,7 @@ def _is_element_type(name: str) -> bool:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """Those in a content, each once."""
+    """The tensors in a content, each once."""
     seen: set[int] = set()
     waiting = [content]
     while waiting:

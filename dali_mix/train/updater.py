@@ -1,4 +1,4 @@
-"""From the losses of an update to new weights."""
+"""Turns the losses of an update into new weights."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Updater:
         return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
     def update(self, refused: Tensor | None = None) -> Tensor | None:
-        """One step of the optimizer on the summed gradient, which is then gone.
+        """Make one step of the optimizer on the summed gradient, which is then gone.
 
         Args:
             refused: float32 () on the device of the weights, 1 if the step must leave no trace.

@@ -45,7 +45,7 @@ def save_weights(model: nn.Module, path: Path, notes: dict[str, str] | None = No
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """The notes of :func:`save_weights`; none if the file cannot be read."""
+    """Read the notes of :func:`save_weights`; none if the file cannot be read."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
@@ -54,7 +54,7 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def weights_bytes(model: nn.Module, notes: dict[str, str] | None = None) -> bytes:
-    """What :func:`save_weights` writes."""
+    """Make the bytes that :func:`save_weights` writes."""
     # safetensors takes neither views nor tensors that share memory, as channels_last and tied weights are.
     state = {
         name: value.detach().cpu().contiguous().clone() for name, value in unwrap_model(model).state_dict().items()
@@ -143,7 +143,7 @@ def load_weights(
 
 
 def read_weights(path: Path, *, use_ema: bool = False) -> dict[str, Tensor]:
-    """The model's tensors in a file, by their plain names; says which they are.
+    """Read the model's tensors in a file, by their plain names; the log says which they are.
 
     Args:
         path, use_ema: as :func:`load_weights` takes them.

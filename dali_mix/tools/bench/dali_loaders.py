@@ -47,7 +47,7 @@ def _open_mixed(choices: Mapping[str, float], setting: Setting, half: bool = Fal
 
 @pipeline_def
 def _mixed(choices, half, setting):  # type: ignore[no-untyped-def]
-    """As ``pipelines.imagenet`` makes it."""
+    """Open the pipeline as ``pipelines.imagenet`` makes it."""
     jpegs, labels = read_images(setting.folder, training=True)
     images = random_resized_crop(
         jpegs,

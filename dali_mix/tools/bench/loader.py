@@ -148,7 +148,7 @@ def _setting(args: argparse.Namespace, asked: recipe.Recipe | None) -> Setting:
 
 
 def _whole_batches(folder: FileSource, images: int | None, batch_size: int) -> FileSource:
-    """As many images as fill whole batches: of an incomplete one the images are read and thrown away."""
+    """Keep as many images as fill whole batches: of an incomplete one the images are read and thrown away."""
     count = len(folder) // batch_size * batch_size if images is None else images
     if len(folder) < max(count, batch_size):
         needed = f"--images {count}" if images else f"one batch of {batch_size}"

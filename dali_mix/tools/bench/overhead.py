@@ -24,7 +24,7 @@ from dali_mix.tools.bench.report import Column, describe_mixing
 from dali_mix.tools.bench.timing import difference, measure, spread
 
 Graph = Callable[[DataNode, DataNode, argparse.Namespace], tuple[DataNode, ...]]
-"""From images, labels and the settings to the outputs of a pipeline."""
+"""Makes the outputs of a pipeline from images, labels and the settings."""
 
 BASELINE = "empty"
 COLUMNS = (
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _rows(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Those to time, and a line on those that are left out."""
+    """Choose the rows to time, and make a line on those that are left out."""
     rows = [name for name in GRAPHS if name == BASELINE or args.only is None or name in args.only]
     unsuited = [name for name in rows if name in _UINT8_ONLY and args.dtype != "uint8"]
     if not unsuited:

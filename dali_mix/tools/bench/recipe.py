@@ -22,7 +22,7 @@ FLAGS = ("recipe", "aa", "reprob", "remode", "recount", "color_jitter")
 """The trainer's, with its names."""
 
 LEVELS = 11
-"""Of magnitude in timm's strings, 0 to 10; DALI and torchvision have 31 unless told otherwise."""
+"""The number of magnitudes in timm's strings, 0 to 10; DALI and torchvision have 31 unless told otherwise."""
 
 _OF_ERASING = ("remode", "recount")
 

@@ -35,7 +35,7 @@ _NO_AUGMENTATION |= {"aa": None, "reprob": 0.0}
 """The trainer's settings for images that are flipped at most."""
 
 _AREA, _LOG_ASPECT = (0.02, 1 / 3), math.log(1 / 0.3)
-"""Of erased boxes, as timm has them."""
+"""The range of erased boxes, as timm has it."""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Column(NamedTuple):
 
 
 SPEED_COLUMNS = (Column("per_s", "{unit}", ".0f"), Column("ratio", "time / {baseline}", ".3f"))
-"""Those of :func:`dali_mix.tools.bench.timing.summarize`; ``{name}`` stands for an entry of the record."""
+"""The columns of :func:`dali_mix.tools.bench.timing.summarize`; ``{name}`` stands for an entry of the record."""
 
 
 def environment() -> dict[str, Any]:

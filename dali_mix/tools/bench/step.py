@@ -209,7 +209,7 @@ def _alternatives(
 
 
 def _by_part(setup: Setup, alternatives: Mapping[str, Alternative]) -> ByPart | None:
-    """Of the first SMMix alternative."""
+    """The parts of a step of the first SMMix alternative, None without one."""
     batch = synthetic(setup)["smmix"]()
     trainers = [work.trainer for name, work in alternatives.items() if "smmix" in name]
     return ByPart(trainers[0], batch) if trainers else None
@@ -239,7 +239,7 @@ def _results(
 
 
 def _columns(results: Mapping[str, Any]) -> list[Column]:
-    """Those that say something of these alternatives."""
+    """The columns that say something of these alternatives."""
     idle = {
         "gain": not any(", " in name for name in results),
         "data_wait": not any("files" in name for name in results),

@@ -17,7 +17,7 @@ from dali_mix.tools.bench.timing import summarize
 from dali_mix.train.loop import Trainer
 
 PARTS = ("probe", "regions", "forward", "backward", "update")
-"""Of an SMMix step; "forward", which includes the losses, is the stage's time less probe and regions."""
+"""The parts of an SMMix step; "forward", which includes the losses, is the stage's time less probe and regions."""
 
 NAME = "smmix by part"
 

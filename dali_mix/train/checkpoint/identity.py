@@ -23,7 +23,7 @@ _NO_SETTINGS = ("training images", "training data", "ranks", "DALI backend", _AU
 
 
 def identify(settings: Settings, data: Data, loaders: Loaders, world: World) -> dict[str, Any]:
-    """What a checkpoint says of the run it belongs to; plain types.
+    """Return what a checkpoint says of the run it belongs to; plain types.
 
     "fingerprint" must be equal for an exact continuation, "computed_by" should be, "launcher" tells a restart by
     torchrun from another run.
@@ -82,7 +82,7 @@ def _fingerprint(settings: Settings, data: Data, loaders: Loaders, world: World)
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """One entry for each name whose values differ: "--batch-size was 10, is 12".
+    """List the names whose values differ, each with both: "--batch-size was 10, is 12".
 
     A setting that the saved run did not know, or left open, had the effect of its default: a new flag never makes an
     old checkpoint refuse.

@@ -210,7 +210,7 @@ def _fields(others: Check | None = None, /, **checks: Check) -> Check:
 
 
 def _row(value: Any, name: str) -> None:
-    """Of the summary, by its columns."""
+    """A row of the summary, by its columns."""
     _mapping(_text, _number())(value, name)
     unknown = sorted(column for column in value if not is_column(column))
     _demand(not unknown, name, unknown, "columns of summary.csv")

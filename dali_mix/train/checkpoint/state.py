@@ -33,7 +33,7 @@ _WEIGHTS, _AVERAGE, _SHARED, _RUN = "model.safetensors", "model_ema.safetensors"
 
 
 def shared_files(trainer: Trainer, record: dict[str, Any]) -> dict[str, Callable[[], bytes | memoryview]]:
-    """The files that one rank writes for all.
+    """Make the files that one rank writes for all.
 
     Args:
         trainer: between two updates.
@@ -79,7 +79,7 @@ def check(path: Path) -> None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """The record in ``run.pt``: which run a checkpoint is of, and how far it had come.
+    """Read the record in ``run.pt``: which run a checkpoint is of, and how far it had come.
 
     Raises:
         CheckpointError: if it cannot be read as data, or a field is not what it should be.
@@ -88,7 +88,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def read_shared(path: Path) -> dict[str, Any]:
-    """What ``state.pt`` of a checkpoint holds, which all ranks share.
+    """Read what ``state.pt`` of a checkpoint holds, which all ranks share.
 
     Raises:
         CheckpointError: as :func:`read_run`.
@@ -97,7 +97,7 @@ def read_shared(path: Path) -> dict[str, Any]:
 
 
 def read_rank(path: Path, rank: int, record: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What ``rank-R.pt`` of a checkpoint holds, which is one rank's.
+    """Read what ``rank-R.pt`` of a checkpoint holds, which is one rank's.
 
     Args:
         path: of the checkpoint.
@@ -112,7 +112,7 @@ def read_rank(path: Path, rank: int, record: dict[str, Any] | None = None) -> di
 
 
 def rank_file(rank: int) -> str:
-    """The name of a rank's file."""
+    """Return the name of a rank's file."""
     return f"rank-{rank}.pt"
 
 
@@ -165,7 +165,7 @@ def _alike(own: Any, saved: Any) -> bool:
 
 
 def rank_state(trainer: Trainer, progress: dict[str, Any]) -> bytes:
-    """The content of this rank's file: its random numbers, its BatchNorm statistics and ``progress``."""
+    """Make the content of this rank's file: its random numbers, its BatchNorm statistics and ``progress``."""
     state = progress | {"rng": rng_state(trainer.world.device)}
     if trainer.world.size > 1:
         # Each rank's statistics are of its own batches until an epoch ends; the averages follow them.
@@ -208,7 +208,7 @@ def _modules(trainer: Trainer) -> list[nn.Module]:
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
-    """The random number generators of this process that PyTorch, timm and NumPy draw from; plain types and tensors."""
+    """Return the state of the generators that PyTorch, timm and NumPy draw from; plain types and tensors."""
     version, words, gauss = random.getstate()
     name, keys, *rest = cast(tuple[str, NDArray[np.uint32], int, int, float], np.random.get_state(legacy=True))
     return {

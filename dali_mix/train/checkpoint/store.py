@@ -74,7 +74,7 @@ class CheckpointStore:
         return path
 
     def all(self) -> dict[Position, Path]:
-        """Every checkpoint, the newest first, good or not."""
+        """List every checkpoint, the newest first, good or not."""
         try:
             names = os.listdir(self.folder)
         except OSError:
@@ -87,7 +87,7 @@ class CheckpointStore:
         return dict(sorted(numbered.items(), reverse=True))
 
     def newest_good(self, check: Callable[[Path], object], complain: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint that passes a check, None without any.
+        """Find the newest checkpoint that passes a check; None without any.
 
         Args:
             check: raises CheckpointError for one that must not be used.

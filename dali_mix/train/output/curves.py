@@ -99,7 +99,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> bool:
 
 
 def _looks_of_parts(rows: Sequence[Mapping[str, float]]) -> dict[str, _Look]:
-    """Of the parts of the training loss that only some batches have, in the order in which they come."""
+    """The looks of those parts of the training loss that only some batches have, in the order in which they come."""
     columns = dict.fromkeys(name for row in rows for name in row if name.startswith("train_"))
     parts = [name for name in columns if name not in _OF_ALL_BATCHES]
     return {

@@ -201,7 +201,7 @@ _LABELS = {"loss": "validation loss", "top1": "top-1", "top5": "top-5"}
 
 
 def metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
-    """Of the validation images, loss, top-1 and top-5 for :func:`table`."""
+    """Make rows for :func:`table` of loss, top-1 and top-5 on the validation images."""
     return [(_LABELS[name], _formatted(name, metrics[name])) for name in ("loss", "top1", "top5")]
 
 

@@ -32,12 +32,12 @@ _END = b"\0dali_mix: the run has ended"
 """A line, for the process at the other end: other holders of the pipe may outlive the run."""
 
 _WAIT_S = 1.0
-"""For that process to end, at the end of a run."""
+"""How long to wait for that process to end, at the end of a run."""
 
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """While it lasts, a decoder's message is shown once, and at its end how often each came again.
+    """Show a decoder's message once while it lasts, and at its end how often each came again.
 
     Nothing is done where nothing could be passed on: without a stderr (``2>&-``), and in process 1 of a container,
     whose death ends all others before they have passed on its last words (``docker run --init`` helps).
@@ -61,7 +61,7 @@ class _Filter:
 
 
 _outlived: list[subprocess.Popen] = []
-"""Of runs that have ended while another process still held the pipe."""
+"""The relays of runs that have ended while another process still held the pipe."""
 
 
 def _start() -> _Filter | None:
@@ -162,7 +162,7 @@ _UNFINISHED_S = 0.05
 
 
 def message_in(line: bytes) -> bytes:
-    """The decoder's message in a line, without color and level; empty if it is another line."""
+    """Find the decoder's message in a line, without color and level; empty if it is another line."""
     bare = _LEVEL.sub(b"", _COLOR.sub(b"", line).strip())
     return bare if _NVIMAGECODEC.match(bare) or _LIBRARY.match(bare) else b""
 

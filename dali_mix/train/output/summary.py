@@ -57,7 +57,7 @@ class Summary:
         return [_cell(row.get(name)) for name in self.columns]
 
     def best(self, metric: str = "eval_top1") -> dict[str, float] | None:
-        """The best row so far, the earliest of equals; None while no row has the metric.
+        """Find the best row so far, the earliest of equals; None while no row has the metric.
 
         Args:
             metric: an "eval_*" column; of a loss the lowest is best, of an accuracy the highest.

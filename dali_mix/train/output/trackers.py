@@ -93,7 +93,7 @@ class Trackers:
 
 
 def tag(column: str) -> str:
-    """The name of a column's curve: "eval_ema_top1" is "eval_ema/top1", and a column of no group keeps its name."""
+    """Name a column's curve: "eval_ema_top1" is "eval_ema/top1", and a column of no group keeps its name."""
     for group in _GROUPS:
         if column.startswith(f"{group}_"):
             return f"{group}/{column[len(group) + 1 :]}"

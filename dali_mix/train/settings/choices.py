@@ -1,4 +1,4 @@
-"""From settings to the choice among methods, as pipelines take it."""
+"""Turns settings into the choice among methods, as pipelines take it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dali_mix.train.settings.sections import Settings
 
 
 def short_forms() -> list[str]:
-    """Flags that choose a method without ``--mix``: those of timm, whose value is alpha, and switches."""
+    """List the flags that choose a method without ``--mix``: those of timm, whose value is alpha, and switches."""
     return ["mixup", "cutmix", *short_form_kinds()]
 
 
 def shares(settings: Settings) -> dict[str, float]:
-    """The probability per batch of each method, by its name.
+    """Compute the probability per batch of each method, by its name.
 
     timm's two probabilities keep their meaning, and share what the step's methods leave: one of them beside
     ``--mixup 0.8``, without a probability of its own, takes half of the batches.
@@ -42,7 +42,7 @@ def shares(settings: Settings) -> dict[str, float]:
 
 
 def choices(settings: Settings) -> dict[Any, float]:
-    """What ``random_mix`` takes: methods of the graph as values, those of the training step by their names."""
+    """Return what ``random_mix`` takes: methods of the graph as values, those of the training step by their names."""
     in_graph = graph_methods()
     return {_value(name, settings) if name in in_graph else name: share for name, share in shares(settings).items()}
 
@@ -54,7 +54,7 @@ def _value(name: str, settings: Settings) -> Any:
 
 
 def how_to_choose(method: str) -> str:
-    """The flag that does: "--cutmix", "--mix resizemix=SHARE"."""
+    """Name the flag that chooses a method: "--cutmix", "--mix resizemix=SHARE"."""
     return f"--{method}" if method in short_forms() else f"--mix {method}=SHARE"
 
 

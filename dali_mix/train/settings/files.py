@@ -15,7 +15,7 @@ from dali_mix.errors import ConfigError
 from dali_mix.train.settings.refused import reason_to_refuse
 
 _MAX_BYTES, _MAX_VALUES, _MAX_CHARACTERS = 1 << 16, 10_000, 2048
-"""Of a file, of what it holds with its aliases written out, and of one value: far more than all flags need, and few
+"""The sizes of a file, of what it holds with its aliases written out, and of one value: far more than all flags need, and few
 enough that whoever prints, compares or converts them is done at once."""
 
 
@@ -88,7 +88,7 @@ def _count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
 
 
 def _refuse_twice(node: yaml.MappingNode) -> None:
-    """Of two values YAML would take the last, without a word."""
+    """Refuse a flag that is given twice, of which YAML would take the last value without a word."""
     seen: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
@@ -99,7 +99,7 @@ def _refuse_twice(node: yaml.MappingNode) -> None:
 
 
 def to_argv(settings: Mapping[str, Any], parser: argparse.ArgumentParser, source: str) -> list[str]:
-    """A command line that says the same.
+    """Make a command line that says the same.
 
     Args:
         settings: names of flags, with "_", to values; null leaves a flag at its default.

@@ -11,23 +11,23 @@ from dali_mix.options import option, probability
 
 
 def option_kinds() -> dict[str, type[Any]]:
-    """The class of the options of every method that has some, by the method's name."""
+    """Return the class of the options of every method that has some, by the method's name."""
     step = {kind.name: kind.Options for kind in registered() if kind.name}
     return {name: kind for name, kind in (step | graph_methods()).items() if dataclasses.fields(kind)}
 
 
 def step_methods() -> set[str]:
-    """The names of those that the training step serves."""
+    """Return the names of the methods that the training step serves."""
     return {kind.name for kind in registered() if kind.name}
 
 
 def method_names() -> list[str]:
-    """The names of all methods, sorted."""
+    """Return the names of all methods, sorted."""
     return sorted(step_methods() | graph_methods().keys())
 
 
 def short_form_kinds() -> dict[str, type[Any]]:
-    """For each step method with a short form the class of its two flags: "on", and "prob", its share or None."""
+    """Return, by step method with a short form, the class of its two flags: "on", and "prob", its share or None."""
     return {kind.name: _short_form(kind.name, kind.short_form) for kind in registered() if kind.short_form}
 
 

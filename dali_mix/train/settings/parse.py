@@ -1,4 +1,4 @@
-"""From the command line to checked settings."""
+"""Turns the command line into checked settings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _import_first(parser: Parser, tokens: list[str]) -> None:
 
 
 def to_settings(args: argparse.Namespace) -> Settings:
-    """The settings of a parsed command line, not yet checked against each other.
+    """Make the settings of a parsed command line, not yet checked against each other.
 
     Raises:
         ConfigError: if a value cannot work, or the data folder is given twice.

@@ -20,12 +20,12 @@ class Parser(argparse.ArgumentParser):
     """Raises ConfigError; argparse would print the usage of every flag and leave."""
 
     def error(self, message: str) -> NoReturn:
-        """What argparse calls for a flag that cannot work."""
+        """Raise what argparse finds wrong with a flag."""
         raise ConfigError(shortened(message, 1000))
 
 
 def build_parser(prog: str = "train_imagenet.py") -> Parser:
-    """All flags; where timm 1.0.31's ``train.py`` has one, its name, type, default and meaning."""
+    """Build the parser of all flags; where timm 1.0.31's ``train.py`` has one, its name, type, default and meaning."""
     parser = Parser(
         prog=prog,
         description="Train an image classifier: DALI decodes, augments and mixes, or the step mixes by the model.",
@@ -94,7 +94,7 @@ def _add(group: argparse._ActionsContainer, setting: Setting) -> None:
 
 
 def _metavar(check: Any) -> str | None:
-    """For an option that names none, as those of methods."""
+    """The metavar of an option that names none, as those of methods."""
     if not isinstance(check, Check):
         return None
     return "N" if check.kind is int else "F"

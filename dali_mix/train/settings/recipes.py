@@ -17,12 +17,12 @@ ABOUT = ("title", "paper", "command", "expected", "source", "gpus", "batch", "ch
 
 
 def recipe_names() -> list[str]:
-    """All recipes, sorted."""
+    """List all recipes, sorted."""
     return sorted(path.name.removesuffix(".yaml") for path in _FOLDER.iterdir() if path.name.endswith(".yaml"))
 
 
 def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """About and flags of a recipe.
+    """Read what a recipe says about itself, and its flags.
 
     Raises:
         ConfigError: for an unknown name; proposes close ones.

@@ -53,7 +53,7 @@ _PREFIXES = ("--naflex", "--kd-")
 
 
 def reason_to_refuse(flag: str) -> str | None:
-    """Why a flag ("--name" or "--name=value") is not taken, None if it may be."""
+    """Tell why a flag ("--name" or "--name=value") is not taken; None if it may be."""
     name = flag.partition("=")[0]
     for prefix in _PREFIXES:
         if name.startswith(prefix):
@@ -62,7 +62,7 @@ def reason_to_refuse(flag: str) -> str | None:
 
 
 def refused_among(argv: list[str]) -> Iterator[tuple[str, str]]:
-    """The flags of a command line that are refused, with their reasons."""
+    """Find the flags of a command line that are refused, with their reasons."""
     for token in argv:
         reason = reason_to_refuse(token)
         if reason is not None:

@@ -13,7 +13,7 @@ from dali_mix.text import is_utf8
 from dali_mix.train.settings.sections import Settings, all_settings
 
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
-"""Of Linux, in bytes."""
+"""The limit of Linux, in bytes."""
 
 
 def check_values(settings: Settings) -> None:
