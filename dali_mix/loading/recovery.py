@@ -13,8 +13,8 @@ from dali_mix.errors import ConfigError, DataError
 from dali_mix.fn.image.memory import TOO_LARGE_TOGETHER
 from dali_mix.loading.loader import Batch, BatchError, MixLoader
 from dali_mix.loading.loops import EpochLoader
-from dali_mix.loading.stand_ins import BadImage as BadImage
-from dali_mix.loading.stand_ins import LookAhead, StandIns
+from dali_mix.loading.replacements import BadImage as BadImage
+from dali_mix.loading.replacements import LookAhead, Replacements
 from dali_mix.sources.base import Source
 from dali_mix.sources.reading import Feed, feed_of
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class TolerantLoader(EpochLoader):
-    """Batches like ``MixLoader``, with a stand-in where a file cannot be read or decoded.
+    """Batches like ``MixLoader``, with a replacement where a file cannot be read or decoded.
 
     Args:
         build: makes the pipeline of this rank for a source, which it reads with ``read_images``; called again
@@ -49,8 +49,8 @@ class TolerantLoader(EpochLoader):
             its files; the loader is then spent.
 
     A pipeline of DALI ends at the first file that it cannot decode.  This loader then builds another one, with
-    stand-ins for the bad files of the failed batch, set to where the last one stood: the batch comes with the
-    stand-ins in it, and every other one as it would have come anyway.  The stand-ins stay, so that a file costs
+    replacements for the bad files of the failed batch, set to where the last one stood: the batch comes with the
+    replacements in it, and every other one as it would have come anyway.  The replacements stay, so that a file costs
     at most one rebuild in a run; where many files are bad, those of the next batches are looked for at once.
     """
 
@@ -71,7 +71,7 @@ class TolerantLoader(EpochLoader):
         self._source = source
         self._last_batch = last_batch
         self._left_out = stand_in == "left_out"
-        self._files = StandIns(source, on_bad_image or (lambda image: None))
+        self._files = Replacements(source, on_bad_image or (lambda image: None))
         self._look_ahead = LookAhead()
         self._inner: MixLoader | None = None
         self._feed: Feed | None = None
@@ -122,7 +122,7 @@ class TolerantLoader(EpochLoader):
         return self._loader()._skip_rest()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader stands, exactly, with the stand-ins; plain types only.  See ``MixLoader``."""
+        """Return where the loader stands, exactly, with the replacements; plain types only.  See ``MixLoader``."""
         found = {"stand_ins": self._files.state(), "look_ahead": list(self._look_ahead)}
         return self._loader().state_dict() | found
 
@@ -176,7 +176,7 @@ class TolerantLoader(EpochLoader):
         if self._inner is None:
             pipeline = self._build(self._source)
             self._feed = self._feed_of(pipeline)
-            self._feed.stand_ins = dict(self._files.stand_ins)
+            self._feed.replaced = dict(self._files.replaced)
             self._files.decode_like(pipeline)
             self._inner = MixLoader(pipeline, self._last_batch, after_break=self._after_break)
         return self._inner
@@ -192,7 +192,7 @@ class TolerantLoader(EpochLoader):
         return feed
 
     def _recover(self, state: dict[str, Any], error: BatchError, last_try: bool) -> bool:
-        """Build the pipeline anew, where it stood, with stand-ins for the bad files of the batch that failed.
+        """Build the pipeline anew, where it stood, with replacements for the bad files of the batch that failed.
 
         Args:
             state: after the batch before.
@@ -208,18 +208,21 @@ class TolerantLoader(EpochLoader):
         assert self._feed is not None
         assert self._inner is not None
         order, size, delivered = self._feed.order, len(self._inner), state["delivered"]
-        self._release()  # its memory is needed
+        self._release()  # its memory is needed, by the probe and by the pipeline that follows
         if TOO_LARGE_TOGETHER in str(error):
             raise error
         batch = partial(order.batch, state["epoch"])
         failed = batch(delivered).tolist()
         found = self._files.judge(failed)
         if found:
-            # Nothing of the next epoch: what is in it may never be read.
+            # Each recovery builds a pipeline, so many bad files in a row are looked for at once.  Nothing of the next
+            # epoch: what is in it may never be read.
             planned = self._look_ahead.after(delivered, size)
             self._files.judge_ahead([batch(index).tolist() for index in range(delivered + 1, planned.end)])
             self._look_ahead = planned
         elif last_try:
+            # DALI reads ahead, so a batch may fail for a file of one of those after it; and the probe decodes whole
+            # images, so it may pass a file that fails within the pipeline, which DALI's message then names.
             near = [
                 entry for index in range(delivered, min(delivered + _PREPARED, order.batches)) for entry in batch(index)
             ]
@@ -229,18 +232,20 @@ class TolerantLoader(EpochLoader):
         if found:
             self._files.assign()
         else:
+            # Once more: what could not be read then, on a network drive say, may be well now.
             _log.warning("%s; the files of the batch can be read now, so it is tried again", error)
+        # Last, so that an error on the way leaves a loader that delivers no batch out of order.
         self._failure = None
         self._loader().load_state_dict(state)
         return bool(found)
 
     def _mark(self, batch: Batch) -> Batch:
-        """The batch with the rows of stand-ins marked, where they are to be left out."""
-        if not self._left_out or not self._files.stand_ins or self._feed is None:
+        """The batch with the rows of replacements marked, where they are to be left out."""
+        if not self._left_out or not self._files.replaced or self._feed is None:
             return batch
         loader = self._loader()
         read = self._feed.order.batch(loader.epoch, loader.delivered - 1).tolist()
-        rows = [row for row, index in enumerate(read) if index in self._files.stand_ins]
+        rows = [row for row, index in enumerate(read) if index in self._files.replaced]
         if not rows:
             return batch
         labels, targets = batch.labels.clone(), batch.targets.clone()

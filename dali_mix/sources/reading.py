@@ -23,20 +23,20 @@ _NO_IMAGE = np.zeros(1, np.uint8)
 
 
 class Feed:
-    """What a pipeline is given to read: the images of a source in an order, or stand-ins for some of them.
+    """What a pipeline is given to read: the images of a source in an order, or replacements for some of them.
 
     Args:
         source: of the images.
         order: of their indices.
 
     Fields:
-        stand_ins: index of an image, and of the one to read in its place, with its label.
+        replaced: index of an image, and of the one to read in its place, with its label.
         errors: index of an image that the source could not read, and why.
     """
 
     def __init__(self, source: Source, order: Order) -> None:
         self.source, self.order = source, order
-        self.stand_ins: dict[int, int] = {}
+        self.replaced: dict[int, int] = {}
         self.errors: dict[int, str] = {}
         self._labels = np.asarray(source.labels, np.int32)
         self._newest: tuple[int, NDArray[np.int32]] | None = None
@@ -47,8 +47,8 @@ class Feed:
         # DALI asks for each output of the graph by itself, all of one batch before any of the next.
         if self._newest is None or self._newest[0] != iteration:
             chosen = self.order.batch(*divmod(iteration, self.order.batches))
-            if self.stand_ins:
-                chosen = np.array([self.stand_ins.get(index, index) for index in chosen.tolist()], np.int32)
+            if self.replaced:
+                chosen = np.array([self.replaced.get(index, index) for index in chosen.tolist()], np.int32)
             self._newest, self._padded = (iteration, chosen), None
         return self._newest[1]
 
@@ -210,7 +210,7 @@ def _from(source: Callable[[types.BatchInfo], Any], dtype: types.DALIDataType, n
 def _read_in_graph(
     source: GraphReader, training: bool, shard_id: int, num_shards: int, seed: int
 ) -> tuple[DataNode, DataNode]:
-    """Read as ``read_images`` does; a training set is cut to a multiple of the ranks, as DALI's shards must be equal."""
+    """Read as ``read_images`` does; a training set is cut to a multiple of the ranks, as DALI's shards are equal."""
     entries = np.arange(len(source))
     order: dict[str, Any] = {"stick_to_shard": True}
     if training:

@@ -23,7 +23,7 @@ from dali_mix.sources.folder import SPLIT_NAMES, find_split, other_splits
 from dali_mix.sources.listing import Kind, is_folder, kind_of, list_folder
 from dali_mix.text import fits_a_line, is_utf8, show
 from dali_mix.tools.scan_findings import Findings, Split
-from dali_mix.tools.scan_report import format_report, format_undecodable, to_json
+from dali_mix.tools.scan_report import format_report, format_bad, to_json
 
 _PROG = "dali-mix scan"
 
@@ -179,7 +179,7 @@ def _tell(findings: Findings, args: argparse.Namespace, seconds: float) -> int:
 
 def _tell_interrupt(findings: Findings | None) -> None:
     if findings and findings.bad:
-        _print(format_undecodable(findings.bad, findings.done))
+        _print(format_bad(findings.bad, findings.done))
     done = f" after {findings.done:,} of {len(findings.files):,} files" if findings else ""
     print(f"{_PROG}: interrupted{done}; no file was written", file=sys.stderr)
 

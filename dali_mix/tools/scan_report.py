@@ -22,7 +22,7 @@ _FEW = 3
 
 def format_report(findings: Findings, duplicates: Sequence[list[ListedImage]]) -> str:
     """The report on standard output; a line or a few for each topic, topics without findings left out."""
-    lines = [*_splits(findings.splits), *format_undecodable(findings.bad, findings.done)]
+    lines = [*_splits(findings.splits), *format_bad(findings.bad, findings.done)]
     lines += _row("Formats", ", ".join(f"{kind} {count:,}" for kind, count in findings.kinds.most_common()))
     lines += _sizes(findings)
     if findings.rotated:
@@ -43,7 +43,7 @@ def format_report(findings: Findings, duplicates: Sequence[list[ListedImage]]) -
     return "\n".join(lines)
 
 
-def format_undecodable(bad: Sequence[Probed], done: int) -> list[str]:
+def format_bad(bad: Sequence[Probed], done: int) -> list[str]:
     """The undecodable files by cause, most frequent first."""
     if not bad:
         return _row("Undecodable", f"none of {done:,}")

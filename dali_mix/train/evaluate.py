@@ -23,8 +23,7 @@ def evaluate(
     Args:
         model: in any mode; left in the mode it was in.
         batches: of a loader with ``last_batch="partial"``, so that no image counts twice.  Ranks may have more or
-            fewer of them, or none.  Rows whose label is negative stand in for images that could not be decoded,
-            and do not count.
+            fewer of them, or none.  Rows whose label is negative are of bad images, and do not count.
         world: ranks whose counts are added up.
         autocast: makes the context that the forward runs in.
 

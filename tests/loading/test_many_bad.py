@@ -9,7 +9,7 @@ import pytest
 from dali_mix import DataError
 from dali_mix.data import scan_image_folder
 from dali_mix.loading.recovery import TolerantLoader
-from dali_mix.loading.stand_ins import LookAhead, StandIns
+from dali_mix.loading.replacements import LookAhead, Replacements
 from tests.hostile import train_build
 from tests.loading.test_recovery import assert_equal_batches
 
@@ -53,7 +53,7 @@ def test_scattered_bad_files_cost_few_rebuilds_and_resume_exactly(root, harm):
 
 
 def test_a_run_stops_when_enough_are_found_not_when_all_are(root):
-    """A class that is bad is told as a whole, while a stand-in is looked for."""
+    """A class that is bad is told as a whole, while a replacement is looked for."""
     for path in root.glob("*/*.ppm"):
         path.write_bytes(b"P6 8 8 255\n")
     reported = []
@@ -76,18 +76,18 @@ def test_the_stand_in_is_the_next_good_file_whoever_asks_and_when(root, monkeypa
     folder = scan_image_folder(root)
     bad = {10, 11, 12, 13, 14, 15, 16, 17, 18, 99, 0, *range(300, 400)}
     monkeypatch.setattr(
-        StandIns, "_probe", lambda self, files: [(file, "x" if file in bad else None) for file in files]
+        Replacements, "_probe", lambda self, files: [(file, "x" if file in bad else None) for file in files]
     )
-    stand_ins = StandIns(folder, lambda image: None)
-    assert stand_ins.judge([9, 10, 14])
-    stand_ins.assign()
-    assert stand_ins.state() == [[10, 19, "x"], [14, 19, "x"]]
-    assert stand_ins.judge([99, 310])
-    stand_ins.assign()
-    assert stand_ins.stand_ins[99] == 1
-    assert set(stand_ins.reasons) == {10, 14, 99, *range(300, 400)}
+    replacements = Replacements(folder, lambda image: None)
+    assert replacements.judge([9, 10, 14])
+    replacements.assign()
+    assert replacements.state() == [[10, 19, "x"], [14, 19, "x"]]
+    assert replacements.judge([99, 310])
+    replacements.assign()
+    assert replacements.replaced[99] == 1
+    assert set(replacements.reasons) == {10, 14, 99, *range(300, 400)}
     # None is left in the class: the next one of any, from the start again after the last.
-    assert {stand_ins.stand_ins[file] for file in range(300, 400)} == {1}
+    assert {replacements.replaced[file] for file in range(300, 400)} == {1}
 
 
 def test_failures_close_together_look_further_and_those_far_apart_do_not():

@@ -60,7 +60,7 @@ def reading_order(build, folder, epochs=1):
 
 @pytest.mark.parametrize("shard", [None, 0, 1])
 def test_the_batches_are_those_of_a_list_with_the_stand_in(root, shard):
-    """Nothing else changes: against a run that had the stand-in from the start."""
+    """Nothing else changes: against a run that had the replacement from the start."""
     options = {} if shard is None else {"shard_id": shard, "num_shards": 2, "batch_size": 5}
     build = train_build(**options, augmentation=Augmentation(aa="rand-m9-mstd0.5-inc1", reprob=0.25))
     spoil(root / "class2" / "4.jpg")

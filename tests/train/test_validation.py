@@ -137,17 +137,17 @@ def test_counts_are_those_of_timm():
     assert result == pytest.approx(dict(oracle.compute(), images=19), rel=1e-6)
 
 
-def test_stand_ins_do_not_count():
+def test_bad_images_do_not_count():
     torch.manual_seed(1)
     whole = batch_of([3, -1, 5, 0, -7, 2])
-    only_stand_ins, empty = batch_of([-1, -1]), batch_of([])
+    only_bad, empty = batch_of([-1, -1]), batch_of([])
     kept = whole.labels >= 0
     model = Linear()
     with torch.no_grad():
         whole.images[~kept] = torch.inf  # whatever stands in, its loss may be NaN
     expected = evaluate(model, [Batch(whole.images[kept], whole.targets[kept], whole.labels[kept], "none")],
                         ALONE, nullcontext)  # fmt: skip
-    result = evaluate(model, [only_stand_ins, whole, empty], ALONE, nullcontext)
+    result = evaluate(model, [only_bad, whole, empty], ALONE, nullcontext)
     assert result["images"] == 4
     assert result == pytest.approx(expected, rel=1e-6)
 

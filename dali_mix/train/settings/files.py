@@ -15,8 +15,8 @@ from dali_mix.errors import ConfigError
 from dali_mix.train.settings.refused import reason_to_refuse
 
 _MAX_BYTES, _MAX_VALUES, _MAX_CHARACTERS = 1 << 16, 10_000, 2048
-"""The sizes of a file, of what it holds with its aliases written out, and of one value: far more than all flags need, and few
-enough that whoever prints, compares or converts them is done at once."""
+"""The sizes of a file, of what it holds with its aliases written out, and of one value: far more than all flags need,
+and few enough that whoever prints, compares or converts them is done at once."""
 
 
 def read_config(path: Path, flag: str = "--config ") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which files of a folder are bad, and what is read in their place."""
+"""The files of a source that are bad, and what is read in their place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dali_mix.sources.base import Source
 from dali_mix.sources.reading import read_one
 
 _CANDIDATES = 4
-"""Files probed at first for each stand-in that is looked for, and twice as many each time that all of them are bad."""
+"""Files probed at first for each replacement that is looked for; twice as many each time that all of them are bad."""
 
 _DENSE = 16
 """Failures with fewer batches than this between them are worth looking ahead: to build a pipeline anew takes about as
@@ -65,7 +65,7 @@ class LookAhead(NamedTuple):
         return LookAhead(batches, min(failed + 1 + batches, max(size, failed + 1)))
 
 
-class StandIns:
+class Replacements:
     """The files of a source that are bad, and what is read instead.
 
     Args:
@@ -74,27 +74,27 @@ class StandIns:
 
     Fields:
         reasons: why a file is bad, by its index in the source.
-        stand_ins: index of a bad file, and of the file to read instead.
+        replaced: index of a bad file, and of the file to read instead.
     """
 
     def __init__(self, source: Source, report: Callable[[BadImage], None]) -> None:
         self._source = source
         self._report = report
         self._decoding: dict[str, Any] = {}
-        self._sound = np.zeros(len(source), bool)
+        self._good = np.zeros(len(source), bool)
         self._reported: set[str] = set()
         self.reasons: dict[int, str] = {}
-        self.stand_ins: dict[int, int] = {}
+        self.replaced: dict[int, int] = {}
 
     def state(self) -> list[list[Any]]:
-        """Return rows of index, stand-in's index and reason, by the index."""
-        return [[index, self.stand_ins[index], reason] for index, reason in sorted(self.reasons.items())]
+        """Return rows of index, replacement's index and reason, by the index."""
+        return [[index, self.replaced[index], reason] for index, reason in sorted(self.reasons.items())]
 
     def load_state(self, state: Iterable[list[Any]]) -> None:
         """Take over what ``state`` gave."""
         rows = list(state)
         self.reasons = {index: reason for index, _, reason in rows}
-        self.stand_ins = {index: other for index, other, _ in rows}
+        self.replaced = {index: other for index, other, _ in rows}
         self._reported = {self._source.describe(index) for index in self.reasons}
 
     def decode_like(self, pipeline: Pipeline) -> None:
@@ -107,7 +107,7 @@ class StandIns:
         """Decode what is read for these entries; note and report what is bad.  Returns whether anything is."""
         found = False
         for file, error in self._probe([file for file in map(self._read_for, entries) if file not in self.reasons]):
-            self._sound[file] = error is None
+            self._good[file] = error is None
             if error is not None:
                 self._note(file, error)
                 found = True
@@ -115,7 +115,7 @@ class StandIns:
 
     def judge_ahead(self, batches: Iterable[Iterable[int]]) -> None:
         """Judge batches that have not failed yet; no file that was sound is decoded again."""
-        self.judge([entry for batch in batches for entry in batch if not self._sound[self._read_for(entry)]])
+        self.judge([entry for batch in batches for entry in batch if not self._good[self._read_for(entry)]])
 
     def believe(self, message: str, entries: Iterable[int]) -> bool:
         """Note as bad what DALI names, whatever the probe says.  Returns whether it names anything."""
@@ -125,18 +125,18 @@ class StandIns:
         return bool(named)
 
     def assign(self) -> None:
-        """Find a stand-in for every bad file that has none, or one that is bad itself.
+        """Find a replacement for every bad file that has none, or one that is bad itself.
 
         Raises:
             DataError: if no file of the folder is good.
 
         A candidate that is bad is passed over, but not noted: a random crop may do without what it lacks, and when
-        it is read must not depend on who looked for a stand-in.  If a whole class is bad, that is told at once.
+        it is read must not depend on who looked for a replacement.  If a whole class is bad, that is told at once.
         """
         fit: dict[int, bool] = {}
         errors: dict[int, str] = {}
         wide = _CANDIDATES
-        while waiting := [file for file in self.reasons if self.stand_ins.get(file, file) in self.reasons]:
+        while waiting := [file for file in self.reasons if self.replaced.get(file, file) in self.reasons]:
             unfit = self._mask(self.reasons) | self._mask(errors)
             candidates = {file: self._candidates(file, unfit, wide) for file in waiting}
             strangers = {file for file in waiting if self._labels[candidates[file][0]] != self._labels[file]}
@@ -151,7 +151,7 @@ class StandIns:
             for file, others in candidates.items():
                 good = next((other for other in others if fit[other]), None)
                 if good is not None:
-                    self.stand_ins[file] = good
+                    self.replaced[file] = good
             wide *= 2
 
     def _candidates(self, file: int, unfit: np.ndarray, count: int) -> list[int]:
@@ -188,7 +188,7 @@ class StandIns:
         return mask
 
     def _read_for(self, entry: int) -> int:
-        return self.stand_ins.get(entry, entry)
+        return self.replaced.get(entry, entry)
 
     def _note(self, file: int, reason: str) -> None:
         path = self._source.describe(file)
