@@ -23,7 +23,7 @@ from dali_mix.sources.folder import SPLIT_NAMES, find_split, other_splits
 from dali_mix.sources.listing import Kind, is_folder, kind_of, list_folder
 from dali_mix.text import fits_a_line, is_utf8, show
 from dali_mix.tools.scan_findings import Findings, Split
-from dali_mix.tools.scan_report import format_report, format_bad, to_json
+from dali_mix.tools.scan_report import format_bad, format_report, to_json
 
 _PROG = "dali-mix scan"
 
