@@ -174,22 +174,24 @@ class Loaders:
         Raises:
             ConfigError: if there are fewer images than one batch.
         """
-        own = self._settings
-        settings = self._common | {
-            "batch_size": own.reading.batch_size,
-            "choices": choices(own) if mixing else {},
-            "mixing": own.mixing,
-            "crop": replace(own.crop, interpolation=self._config["interpolation"]) if own.crop.no_aug else own.crop,
-            "augmentation": augmentation(own),
-            "reading": replace(self._common["reading"], branch_seed=own.run.seed),
-            "seed": own.run.seed,
+        settings, crop = self._settings, self._settings.crop
+        if crop.no_aug:
+            crop = replace(crop, interpolation=self._config["interpolation"])
+        arguments = self._common | {
+            "batch_size": settings.reading.batch_size,
+            "choices": choices(settings) if mixing else {},
+            "mixing": settings.mixing,
+            "crop": crop,
+            "augmentation": augmentation(settings),
+            "reading": replace(self._common["reading"], branch_seed=settings.run.seed),
+            "seed": settings.run.seed,
         }
         if self.sizes is not None:
-            settings["img_size"] = self.sizes
+            arguments["img_size"] = self.sizes
         self._refuse_lost_flags()
         source = self._data.train
         assert source is not None
-        build = partial(self._build_train, **_known(self._build_train, settings))
+        build = partial(self._build_train, **_known(self._build_train, arguments))
         report = self.bad_files.reporter(source)
         # The trainer knows how much of an epoch is left, and asks for that.
         loader = TolerantLoader(build, source, on_bad_image=report, after_break="rest")

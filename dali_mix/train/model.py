@@ -40,7 +40,7 @@ _BATCH_NORM = BatchNorm()
 
 
 def create_model(
-    own: Model,
+    section: Model,
     num_classes: int,
     device: torch.device,
     *,
@@ -51,7 +51,7 @@ def create_model(
     """Create a model on this rank's device, and its data config (timm's ``resolve_input_data_config``).
 
     Args:
-        own: which model, and what images it wants.
+        section: which model, and what images it wants.
         num_classes: of the data.
         device: of this rank.
         batch_norm: what its batch norms are set to.
@@ -61,12 +61,12 @@ def create_model(
     Raises:
         ConfigError: for settings that the model does not take.
     """
-    if own.fast_norm:
+    if section.fast_norm:
         set_fast_norm()
-    model = _create(own, num_classes, eval_only)
-    config = _data_config(own, model, eval_only)
+    model = _create(section, num_classes, eval_only)
+    config = _data_config(section, model, eval_only)
     check_patches(model, [config["input_size"][1:]])
-    _adjust(own, batch_norm, model)
+    _adjust(section, batch_norm, model)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(device).to(memory_format=layout), config
 
@@ -80,26 +80,26 @@ def synchronized(model: nn.Module, world: World) -> nn.Module:
     return convert_sync_batchnorm(model)
 
 
-def _create(own: Model, num_classes: int, eval_only: bool) -> nn.Module:
-    name = own.model
+def _create(section: Model, num_classes: int, eval_only: bool) -> nn.Module:
+    name = section.model
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
         raise ConfigError(f"--model {name} is not a model of timm {timm.__version__}; {hint}")
     for key, flag in (("num_classes", "--num-classes"), ("in_chans", None), ("pretrained", "--pretrained")):
-        if key in own.model_kwargs and (flag or own.model_kwargs[key] != 3):
+        if key in section.model_kwargs and (flag or section.model_kwargs[key] != 3):
             hint = f"use {flag}" if flag else "the pipeline makes RGB images, three channels"
             raise ConfigError(f"--model-kwargs {key} cannot be set: {hint}")
     named: dict[str, Any] = {
-        "drop_rate": own.drop or None,
-        "drop_path_rate": own.drop_path,
-        "drop_block_rate": own.drop_block,
-        "global_pool": own.gp,
+        "drop_rate": section.drop or None,
+        "drop_path_rate": section.drop_path,
+        "drop_block_rate": section.drop_block,
+        "global_pool": section.gp,
     }
     kwargs = {key: value for key, value in named.items() if value is not None}
-    kwargs |= dict(own.model_kwargs, num_classes=num_classes)
-    kwargs |= _pretrained(own, num_classes, eval_only)
-    size = own.img_size or (own.input_size[1:] if own.input_size else None)
+    kwargs |= dict(section.model_kwargs, num_classes=num_classes)
+    kwargs |= _pretrained(section, num_classes, eval_only)
+    size = section.img_size or (section.input_size[1:] if section.input_size else None)
     # A model that is made for one size, as transformers are, takes it; others have no such option.
     attempts = [kwargs] if size is None else [dict(kwargs, img_size=size), kwargs]
     for attempt in attempts:
@@ -121,26 +121,27 @@ def _create(own: Model, num_classes: int, eval_only: bool) -> nn.Module:
     raise ConfigError(f"--model {name} refuses --model-kwargs img_size; use --img-size")
 
 
-def _pretrained(own: Model, num_classes: int, eval_only: bool) -> dict[str, Any]:
+def _pretrained(section: Model, num_classes: int, eval_only: bool) -> dict[str, Any]:
     """The options with which timm loads weights into the model that it makes.
 
     timm drops a classifier for another number of classes, which is right for fine-tuning only.
     """
-    if own.pretrained_path and not eval_only:
+    if section.pretrained_path and not eval_only:
         # -1: a new head.  Read here, as timm would trust what the file says of its size; it alone reads NumPy's files.
-        path = Path(own.pretrained_path)
+        path = Path(section.pretrained_path)
         ours = path.suffix not in (".npz", ".npy")
-        source: dict[str, Any] = {"state_dict": read_weights(path, use_ema=own.use_ema)} if ours else {"file": path}
+        source: dict[str, Any] = {"state_dict": read_weights(path, use_ema=section.use_ema)} if ours else {"file": path}
         if ours:
             source |= {"custom_load": False, "source": ""}
         return {"pretrained": True, "pretrained_cfg_overlay": source | {"num_classes": -1}}
-    if not own.pretrained or own.pretrained_path:
+    if not section.pretrained or section.pretrained_path:
         return {}
-    if eval_only and own.initial_checkpoint:
+    if eval_only and section.initial_checkpoint:
         return {}  # they would be overwritten
-    known = timm.get_pretrained_cfg(own.model)
+    known = timm.get_pretrained_cfg(section.model)
     if known is not None and known.num_classes != num_classes:
-        has = f"the pretrained weights of {own.model} are for {known.num_classes} classes, the data have {num_classes}"
+        counts = f"for {known.num_classes} classes, the data have {num_classes}"
+        has = f"the pretrained weights of {section.model} are {counts}"
         if eval_only:
             raise ConfigError(
                 f"--eval-only: {has}; give data whose classes are theirs, or weights with --initial-checkpoint"
@@ -149,22 +150,26 @@ def _pretrained(own: Model, num_classes: int, eval_only: bool) -> dict[str, Any]
     return {"pretrained": True}
 
 
-def _data_config(own: Model, model: nn.Module, eval_only: bool) -> dict[str, Any]:
-    settings = dict(vars(own), interpolation=own.interpolation or None)
+def _data_config(section: Model, model: nn.Module, eval_only: bool) -> dict[str, Any]:
+    settings = dict(vars(section), interpolation=section.interpolation or None)
     try:
         config = dict(resolve_input_data_config(model, settings))
     except ValueError as error:
-        raise ConfigError(f"--model {own.model}: {error}") from error
+        raise ConfigError(f"--model {section.model}: {error}") from error
     if config["interpolation"] == "random":
         config["interpolation"] = "bicubic"
     if config["input_size"][0] != 3:
-        raise ConfigError(f"--model {own.model} wants {config['input_size'][0]} channels; images are RGB")
+        raise ConfigError(f"--model {section.model} wants {config['input_size'][0]} channels; images are RGB")
     known = getattr(model, "pretrained_cfg", None) or {}
     tested = known.get("test_input_size")
-    if eval_only and tested and tuple(tested) != tuple(config["input_size"]) and not own.img_size:
+    if eval_only and tested and tuple(tested) != tuple(config["input_size"]) and not section.img_size:
         size, share = tested[1], known.get("test_crop_pct") or config["crop_pct"]
         _log.info(
-            "timm's validate.py evaluates %s at %d pixels: --img-size %d --crop-pct %g", own.model, size, size, share
+            "timm's validate.py evaluates %s at %d pixels: --img-size %d --crop-pct %g",
+            section.model,
+            size,
+            size,
+            share,
         )
     return config
 
@@ -198,28 +203,28 @@ def check_patches(model: nn.Module, sizes: list[tuple[int, int]]) -> None:
                 )
 
 
-def _adjust(own: Model, batch_norm: BatchNorm, model: nn.Module) -> None:
+def _adjust(section: Model, batch_norm: BatchNorm, model: nn.Module) -> None:
     """What timm's trainer does to a model it has made (``train.py``)."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = module.momentum if batch_norm.bn_momentum is None else batch_norm.bn_momentum
             module.eps = module.eps if batch_norm.bn_eps is None else batch_norm.bn_eps
-    if own.head_init_scale is not None or own.head_init_bias is not None:
+    if section.head_init_scale is not None or section.head_init_bias is not None:
         head = model.get_classifier()  # type: ignore[operator]  # timm's models have it
         if not isinstance(head, nn.Linear):
-            raise ConfigError(f"--head-init-scale and --head-init-bias need a linear classifier, not {own.model}'s")
+            raise ConfigError(f"--head-init-scale and --head-init-bias need a linear classifier, not {section.model}'s")
         with torch.no_grad():
             for parameter in head.parameters():
-                parameter.mul_(1.0 if own.head_init_scale is None else own.head_init_scale)
-            if own.head_init_bias is not None and head.bias is not None:
-                head.bias.fill_(own.head_init_bias)
-    if own.grad_checkpointing:
+                parameter.mul_(1.0 if section.head_init_scale is None else section.head_init_scale)
+            if section.head_init_bias is not None and head.bias is not None:
+                head.bias.fill_(section.head_init_bias)
+    if section.grad_checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
-            raise ConfigError(f"--grad-checkpointing: {own.model} does not offer it")
+            raise ConfigError(f"--grad-checkpointing: {section.model} does not offer it")
         try:
             model.set_grad_checkpointing(enable=True)  # type: ignore[operator]
         except AssertionError as error:
-            raise ConfigError(f"--grad-checkpointing: {own.model} does not offer it: {error}") from error
+            raise ConfigError(f"--grad-checkpointing: {section.model} does not offer it: {error}") from error
 
 
 def create_step(
@@ -251,7 +256,7 @@ def create_step(
 
 
 def load_initial(
-    own: Model, step: TrainStep, classes: Sequence[str], *, eval_only: bool = False, mapped: bool = False
+    section: Model, step: TrainStep, classes: Sequence[str], *, eval_only: bool = False, mapped: bool = False
 ) -> None:
     """Load ``--initial-checkpoint``; what it holds of a method goes to the method.
 
@@ -259,7 +264,7 @@ def load_initial(
     different: there is nothing to fine-tune.
 
     Args:
-        own: names the weights.
+        section: names the weights.
         step: to load them into.
         classes: of the data.
         eval_only: see above.
@@ -268,12 +273,12 @@ def load_initial(
     Raises:
         ConfigError: if the weights cannot be read, or do not fit.
     """
-    source = own.initial_checkpoint or (own.pretrained_path if eval_only else "")
-    for each in filter(None, {own.pretrained_path, own.initial_checkpoint}):
+    source = section.initial_checkpoint or (section.pretrained_path if eval_only else "")
+    for each in filter(None, {section.pretrained_path, section.initial_checkpoint}):
         # A class map is the user's own word on the order, so a difference is then only told.
         check_class_names(Path(each), classes, refuse=eval_only and each == source and not mapped)
     if source:
-        load_weights(step.model, Path(source), step.methods, use_ema=own.use_ema, whole=eval_only)
+        load_weights(step.model, Path(source), step.methods, use_ema=section.use_ema, whole=eval_only)
 
 
 def compile_modules(
@@ -309,15 +314,15 @@ def compile_modules(
         raise ConfigError(f"--torchcompile-mode {mode} is refused: {error}") from error
 
 
-def create_loss(own: LossSettings) -> Loss:
+def create_loss(section: LossSettings) -> Loss:
     """Create the loss on soft targets of the batches that the pipeline has mixed, or left alone."""
-    if not own.bce_loss:
+    if not section.bce_loss:
         return soft_cross_entropy
     return BinaryCrossEntropy(
         smoothing=0.0,  # the targets carry it
-        target_threshold=own.bce_target_thresh,
-        sum_classes=own.bce_sum,
-        pos_weight=own.bce_pos_weight,
+        target_threshold=section.bce_target_thresh,
+        sum_classes=section.bce_sum,
+        pos_weight=section.bce_pos_weight,
     )
 
 
@@ -330,30 +335,30 @@ def build_trainer(settings: Settings, world: World, step: TrainStep, batches: in
         step: from :func:`create_step`.
         batches: of an epoch on this rank.
     """
-    own, schedule = settings.optimizer, settings.schedule
-    lr = learning_rate(schedule, own.opt, images_per_update(settings, world))
-    optimizer = create_optimizer(own, lr, step.model, step.methods, world.device)
+    section, schedule = settings.optimizer, settings.schedule
+    lr = learning_rate(schedule, section.opt, images_per_update(settings, world))
+    optimizer = create_optimizer(section, lr, step.model, step.methods, world.device)
     precision = Precision(world.device.type, settings.precision.amp, settings.precision.amp_dtype)
     ema = create_ema(settings.ema, step.model)  # before compilation: it copies the model
     step.to(world.device)
-    compiler, accumulates = settings.model, own.grad_accum_steps > 1
+    compiler, accumulates = settings.model, section.grad_accum_steps > 1
     compile_modules(step, world.device, compiler.torchcompile, compiler.torchcompile_mode, accumulates=accumulates)
     # Adaptive clipping leaves classifiers alone (Brock 2021, section 4.1), as timm's trainer does.
     clipped = {
         id(parameter): parameter
         for method in step.methods
-        for parameter in method.get_clip_parameters(exclude_head=own.clip_mode == "agc")
+        for parameter in method.get_clip_parameters(exclude_head=section.clip_mode == "agc")
     }
     trainer = Trainer(
         step=step,
-        updater=Updater(optimizer, precision, list(clipped.values()), own.clip_grad, own.clip_mode),
+        updater=Updater(optimizer, precision, list(clipped.values()), section.clip_grad, section.clip_mode),
         scheduler=None,
         world=world,
         seed=settings.run.seed,
         log=settings.log,
         recovery=settings.recovery,
         parallel=_in_parallel(step, world, settings.device.no_ddp_bb),
-        accumulate=own.grad_accum_steps,
+        accumulate=section.grad_accum_steps,
         ema=ema,
         synchronize=settings.device.synchronize_step,
     )

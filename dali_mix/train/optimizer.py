@@ -30,12 +30,12 @@ KERNELS = {"foreach", "fused", "capturable", "differentiable"}
 
 
 def create_optimizer(
-    own: Optimizer, lr: float, model: nn.Module, methods: Iterable[StepMethod], device: torch.device
+    section: Optimizer, lr: float, model: nn.Module, methods: Iterable[StepMethod], device: torch.device
 ) -> Any:
     """Create timm's optimizer of the model's parameters; those that methods have of their own are groups behind them.
 
     Args:
-        own: which optimizer, and its options.
+        section: which optimizer, and its options.
         lr: learning rate.
         model: whose parameters it updates.
         methods: of the training step.
@@ -45,23 +45,23 @@ def create_optimizer(
         ConfigError: for an unknown optimizer, or options that it does not take.
     """
     known = [str(name) for name in list_optimizers()]
-    if own.opt.lower().removeprefix("lookahead_") not in known:
-        close = difflib.get_close_matches(own.opt, known, n=3)
+    if section.opt.lower().removeprefix("lookahead_") not in known:
+        close = difflib.get_close_matches(section.opt, known, n=3)
         hint = f"close: {', '.join(close)}" if close else "timm.optim.list_optimizers() lists them"
-        raise ConfigError(f"--opt {own.opt} is not an optimizer of timm; {hint}")
-    settings = optimizer_kwargs(cfg=SimpleNamespace(**vars(own), lr=lr))
-    twice = sorted(settings.keys() & own.opt_kwargs)
+        raise ConfigError(f"--opt {section.opt} is not an optimizer of timm; {hint}")
+    settings = optimizer_kwargs(cfg=SimpleNamespace(**vars(section), lr=lr))
+    twice = sorted(settings.keys() & section.opt_kwargs)
     if twice:
         raise ConfigError(f"--opt-kwargs {twice[0]} has a flag of its own; use that")
-    settings = _fused(own.opt, own.opt_kwargs) | settings | own.opt_kwargs
+    settings = _fused(section.opt, section.opt_kwargs) | settings | section.opt_kwargs
     try:
         optimizer = create_optimizer_v2(model, **settings)
     except Exception as error:  # whatever a constructor makes of nonsense
-        raise ConfigError(f"--opt {own.opt} refuses its settings: {first_line(error)}") from error
+        raise ConfigError(f"--opt {section.opt} refuses its settings: {first_line(error)}") from error
     if getattr(optimizer, "is_second_order", False):
-        raise ConfigError(f"--opt {own.opt} needs second derivatives, which this trainer does not compute")
-    _try_step(own.opt, settings, device)
-    added = [group for method in methods for group in _own_groups(method, own.weight_decay)]
+        raise ConfigError(f"--opt {section.opt} needs second derivatives, which this trainer does not compute")
+    _try_step(section.opt, settings, device)
+    added = [group for method in methods for group in _own_groups(method, section.weight_decay)]
     for group in added:
         optimizer.add_param_group(group)
     if added and optimizer.state:  # Adagrad makes its state at the start: make it again, of all weights
@@ -83,11 +83,11 @@ def _try_step(name: str, settings: dict[str, Any], device: torch.device) -> None
     Raises:
         ConfigError: for such settings.
     """
-    own = {key: value for key, value in settings.items() if not key.startswith("layer_decay")}
+    kwargs = {key: value for key, value in settings.items() if not key.startswith("layer_decay")}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         parameter = nn.Parameter(torch.ones(2, 2, device=device))
         try:
-            optimizer = create_optimizer_v2([parameter], **own)
+            optimizer = create_optimizer_v2([parameter], **kwargs)
             for _ in range(2):
                 parameter.grad = torch.full_like(parameter, 0.5)
                 optimizer.step()
@@ -103,27 +103,27 @@ def _fused(name: str, chosen: dict[str, Any]) -> dict[str, Any]:
     return {"fused": True} if base in _FUSED and not chosen.keys() & KERNELS else {}
 
 
-def learning_rate(own: Schedule, opt: str, images_per_update: int) -> float:
+def learning_rate(section: Schedule, opt: str, images_per_update: int) -> float:
     """Return ``--lr``, or what timm's rule makes of ``--lr-base`` (train.py).
 
     Args:
-        own: the schedule.
+        section: the schedule.
         opt: name of the optimizer.
         images_per_update: over all ranks.
     """
-    if own.lr is not None:
-        return own.lr
-    ratio = images_per_update / own.lr_base_size
+    if section.lr is not None:
+        return section.lr
+    ratio = images_per_update / section.lr_base_size
     adaptive = any(name in opt.lower() for name in ("ada", "lamb"))
-    scale = own.lr_base_scale or ("sqrt" if adaptive else "linear")
-    return own.lr_base * (math.sqrt(ratio) if scale == "sqrt" else ratio)
+    scale = section.lr_base_scale or ("sqrt" if adaptive else "linear")
+    return section.lr_base * (math.sqrt(ratio) if scale == "sqrt" else ratio)
 
 
-def create_scheduler(own: Schedule, seed: int, optimizer: Any, updates_per_epoch: int) -> tuple[Any, int]:
+def create_scheduler(section: Schedule, seed: int, optimizer: Any, updates_per_epoch: int) -> tuple[Any, int]:
     """Create timm's scheduler, and tell the number of epochs with cool-down.
 
     Args:
-        own: the schedule.
+        section: the schedule.
         seed: of its noise.
         optimizer: whose learning rates it sets.
         updates_per_epoch: of this run.
@@ -131,33 +131,32 @@ def create_scheduler(own: Schedule, seed: int, optimizer: Any, updates_per_epoch
     Raises:
         ConfigError: if it has no learning rate somewhere.
     """
-    if own.warmup_epochs >= own.epochs:
-        _log.warning(
-            "--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", own.warmup_epochs, own.epochs
-        )
+    if section.warmup_epochs >= section.epochs:
+        lengths = section.warmup_epochs, section.epochs
+        _log.warning("--warmup-epochs %d is not shorter than --epochs %d: --lr is never reached", *lengths)
     try:
         scheduler, epochs = create_scheduler_v2(
-            optimizer, **(scheduler_kwargs(own) | {"noise_seed": seed}), updates_per_epoch=updates_per_epoch
+            optimizer, **(scheduler_kwargs(section) | {"noise_seed": seed}), updates_per_epoch=updates_per_epoch
         )
-        length = epochs * updates_per_epoch if own.sched_on_updates else epochs
+        length = epochs * updates_per_epoch if section.sched_on_updates else epochs
         for at in (0, 1, length // 2, length - 1, length):
             rates = scheduler._get_lr(at)
             if any(isinstance(rate, complex) or not math.isfinite(rate) for rate in rates):
                 raise ValueError(f"it is {rates[0]}")
     except Exception as error:  # of timm's arithmetic: overflows, divisions by zero, powers of negative numbers
         raise ConfigError(
-            f"--sched {own.sched} has no learning rate with these settings: {first_line(error)}; see the flags "
+            f"--sched {section.sched} has no learning rate with these settings: {first_line(error)}; see the flags "
             "beside --lr in --help"
         ) from error
     return scheduler, epochs
 
 
-def create_ema(own: Ema, model: nn.Module) -> ModelEmaV3 | None:
+def create_ema(section: Ema, model: nn.Module) -> ModelEmaV3 | None:
     """Create the moving average of the weights; None without ``--model-ema``."""
-    if not own.model_ema:
+    if not section.model_ema:
         return None
-    device = torch.device("cpu") if own.model_ema_force_cpu else None
-    return ModelEmaV3(model, decay=own.model_ema_decay, use_warmup=own.model_ema_warmup, device=device)
+    device = torch.device("cpu") if section.model_ema_force_cpu else None
+    return ModelEmaV3(model, decay=section.model_ema_decay, use_warmup=section.model_ema_warmup, device=device)
 
 
 @dataclass

@@ -117,9 +117,9 @@ def _run(settings: Settings, world: World, pipelines: Pipelines) -> None:
 
 def _create_step(settings: Settings, data: Data, world: World) -> tuple[TrainStep, dict[str, Any]]:
     """Model and methods with their first weights, and the model's data config; what cannot work together is refused."""
-    own, eval_only = settings.model, settings.run.eval_only
+    section, eval_only = settings.model, settings.run.eval_only
     model, config = building.create_model(
-        own,
+        section,
         data.num_classes,
         world.device,
         batch_norm=settings.batch_norm,
@@ -127,20 +127,22 @@ def _create_step(settings: Settings, data: Data, world: World) -> tuple[TrainSte
         eval_only=eval_only,
     )
     sides = settings.sizes.train_img_sizes or ()
-    building.check_sizes(model, own.model, sides)
+    building.check_sizes(model, section.model, sides)
     if settings.batch_norm.sync_bn:
         model = building.synchronized(model, world)
     if settings.reading.batch_size == 1 and not eval_only:
-        check_batch_norm(model, own.model, [*sides, *config["input_size"][1:]])
+        check_batch_norm(model, section.model, [*sides, *config["input_size"][1:]])
     sizes_px = [config["input_size"][1:], *((side, side) for side in sides)]
     step = building.create_step(settings, model, data.num_classes, sizes_px)
     mapped = bool(settings.data.class_map)
-    building.load_initial(own, step, data.val.classes, eval_only=eval_only, mapped=mapped)
+    building.load_initial(section, step, data.val.classes, eval_only=eval_only, mapped=mapped)
     return step, config
 
 
-def _evaluate_only(own: PrecisionSettings, model: nn.Module, loader: TolerantLoader | IdleLoader, world: World) -> None:
-    precision = Precision(world.device.type, own.amp, own.amp_dtype)
+def _evaluate_only(
+    section: PrecisionSettings, model: nn.Module, loader: TolerantLoader | IdleLoader, world: World
+) -> None:
+    precision = Precision(world.device.type, section.amp, section.amp_dtype)
     metrics = evaluate(model, loader, world, precision.autocast)
     if world.is_main:
         print(table([("images", f"{metrics['images']:.0f}"), *metric_rows(metrics)]))

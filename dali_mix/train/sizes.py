@@ -54,17 +54,17 @@ class SizeSchedule:
         self.progressive = progressive
 
     @classmethod
-    def of(cls, own: Sizes, epochs: int, seed: int) -> SizeSchedule | None:
+    def of(cls, section: Sizes, epochs: int, seed: int) -> SizeSchedule | None:
         """Make the schedule of a run's settings; None without ``--train-img-sizes``."""
-        if own.train_img_sizes is None:
+        if section.train_img_sizes is None:
             return None
         return cls(
-            own.train_img_sizes,
-            own.train_size_probs,
-            progressive=own.train_size_schedule == "progressive",
+            section.train_img_sizes,
+            section.train_size_probs,
+            progressive=section.train_size_schedule == "progressive",
             epochs=epochs,
-            spread=own.train_size_schedule_spread,
-            random_mix=own.train_size_random_mix,
+            spread=section.train_size_schedule_spread,
+            random_mix=section.train_size_random_mix,
             seed=seed,
         )
 

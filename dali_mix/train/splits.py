@@ -34,7 +34,7 @@ class Splits(NamedTuple):
     listed: tuple[Source, ...]
 
 
-def open_splits(own: Data, data_dir: Path, eval_only: bool = False) -> Splits:
+def open_splits(section: Data, data_dir: Path, eval_only: bool = False) -> Splits:
     """List the images, and say what there is and what is left out.
 
     Raises:
@@ -42,9 +42,9 @@ def open_splits(own: Data, data_dir: Path, eval_only: bool = False) -> Splits:
     """
     # Absolute from here on: "~" in a name is then not a home.
     data_dir = Path(os.path.abspath(data_dir))
-    classes, excluded = _read_class_map(own.class_map), _read_exclude_list(own.exclude_list)
+    classes, excluded = _read_class_map(section.class_map), _read_exclude_list(section.exclude_list)
     selects = classes is not None
-    train_place, val_place = (_choose(data_dir, split) for split in (own.train_split, own.val_split))
+    train_place, val_place = (_choose(data_dir, split) for split in (section.train_split, section.val_split))
     train = None
     if not eval_only or _is_there(train_place):
         train = open_source(train_place, classes=classes, select=selects)
@@ -55,8 +55,8 @@ def open_splits(own: Data, data_dir: Path, eval_only: bool = False) -> Splits:
         _log.info("%s: %s", name, split.summary())
     if not selects and (remark := listed[0].remark()):
         _log.info("%s", remark)
-    if own.exclude_list and excluded:
-        train, val = _exclude(excluded, own.exclude_list, train, val, data_dir)
+    if section.exclude_list and excluded:
+        train, val = _exclude(excluded, section.exclude_list, train, val, data_dir)
     for name, left in zip(_NAMES, (train, val), strict=True):
         if left is not None:
             left.check()

@@ -92,28 +92,28 @@ def _check_model(model: Model, run: Run) -> None:
 
 
 def _check_methods(settings: Settings) -> None:
-    own, flags = settings.methods, settings.flags()
-    check_mix(own.mix)
+    methods, flags = settings.methods, settings.flags()
+    check_mix(methods.mix)
     short = next((name for name in short_forms() if flags[name]), None)
-    if own.mix and short:
+    if methods.mix and short:
         raise ConfigError(f"--mix and {_shown(short)} both choose methods; leave one of them out")
     for name, form in settings.short_forms.items():
         if form.on and form.prob == 0:
             raise ConfigError(f"{_shown(name)} has no effect with {_shown(name)}-prob 0; leave both out")
-    both = own.mixup and (own.cutmix or own.cutmix_minmax)
-    if _is_changed("mixup_switch_prob", own.mixup_switch_prob) and not both:
+    both = methods.mixup and (methods.cutmix or methods.cutmix_minmax)
+    if _is_changed("mixup_switch_prob", methods.mixup_switch_prob) and not both:
         raise ConfigError("--mixup-switch-prob has no effect unless both --mixup and --cutmix are on")
     chosen = shares(settings)
     if sum(chosen.values()) > 1 + 1e-6:
         raise ConfigError(f"the methods' shares are {sum(chosen.values()):g} together; they may be 1 at most")
-    if own.mixup_off_epoch and not chosen:
+    if methods.mixup_off_epoch and not chosen:
         *others, last = [_shown(name) for name in short_forms()]
         raise ConfigError(f"--mixup-off-epoch has no effect without {', '.join(others)} or {last}")
     for each in all_settings():
         if each.section == "options" and flags[each.flag] != each.default:
             if each.method not in chosen:
                 raise ConfigError(f"{_shown(each.flag)} has no effect without {how_to_choose(each.method)}")
-            if each.field.name == "alpha" and not own.mix:
+            if each.field.name == "alpha" and not methods.mix:
                 raise ConfigError(f"{_shown(each.flag)} has no effect beside --{each.method}, which gives alpha itself")
     served = sorted(step_methods() & chosen.keys())
     if settings.loss.bce_loss and served:

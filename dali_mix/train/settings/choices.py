@@ -24,16 +24,16 @@ def shares(settings: Settings) -> dict[str, float]:
     timm's two probabilities keep their meaning, and share what the step's methods leave: one of them beside
     ``--mixup 0.8``, without a probability of its own, takes half of the batches.
     """
-    own = settings.methods
-    if own.mix:
-        return dict(own.mix)
-    mixup, cutmix = own.mixup > 0, own.cutmix > 0 or own.cutmix_minmax is not None
+    methods = settings.methods
+    if methods.mix:
+        return dict(methods.mix)
+    mixup, cutmix = methods.mixup > 0, methods.cutmix > 0 or methods.cutmix_minmax is not None
     default = 0.5 if mixup or cutmix else 1.0
     in_step = {
         name: default if form.prob is None else form.prob for name, form in settings.short_forms.items() if form.on
     }
-    mixed = (1 - sum(in_step.values())) * own.mixup_prob
-    switch = own.mixup_switch_prob if mixup else 1.0
+    mixed = (1 - sum(in_step.values())) * methods.mixup_prob
+    switch = methods.mixup_switch_prob if mixup else 1.0
     choices = {
         "cutmix": mixed * switch if cutmix else 0.0,
         "mixup": mixed * (1 - switch if cutmix else 1.0) if mixup else 0.0,

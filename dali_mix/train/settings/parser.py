@@ -74,23 +74,24 @@ class _Pairs(argparse.Action):
 
 
 def _add(group: argparse._ActionsContainer, setting: Setting) -> None:
-    name, default, own = setting.flag, setting.default, setting.option
+    name, default, option = setting.flag, setting.default, setting.option
     long = f"--{name.replace('_', '-')}"
-    short = [alias for alias in own.aliases if not alias.startswith("--")]
-    named = [*short, long, *(alias for alias in own.aliases if alias not in short)]
-    common: dict[str, Any] = {"dest": name, "default": default, "help": own.help}
+    short = [alias for alias in option.aliases if not alias.startswith("--")]
+    named = [*short, long, *(alias for alias in option.aliases if alias not in short)]
+    common: dict[str, Any] = {"dest": name, "default": default, "help": option.help}
     if isinstance(default, bool):
         # With a "--no-" form, so that a recipe's switch can be turned off.
-        group.add_argument(*named, action=argparse.BooleanOptionalAction if own.negatable else "store_true", **common)
+        action = argparse.BooleanOptionalAction if option.negatable else "store_true"
+        group.add_argument(*named, action=action, **common)
         return
-    common |= {"metavar": own.metavar or (None if own.choices else _metavar(own.check))}
-    if own.pairs:
-        kind: dict[str, Any] = {"action": _Pairs, "check": own.check} if own.check else {"action": ParseKwargs}
+    common |= {"metavar": option.metavar or (None if option.choices else _metavar(option.check))}
+    if option.pairs:
+        kind: dict[str, Any] = {"action": _Pairs, "check": option.check} if option.check else {"action": ParseKwargs}
         group.add_argument(*named, nargs="*", **kind, **common)
         return
-    nargs = len(default) if own.nargs is None and isinstance(default, tuple) else own.nargs
-    const = {} if own.const is None else {"const": own.const}
-    group.add_argument(*named, type=own.check or str, nargs=nargs, choices=own.choices, **const, **common)
+    nargs = len(default) if option.nargs is None and isinstance(default, tuple) else option.nargs
+    const = {} if option.const is None else {"const": option.const}
+    group.add_argument(*named, type=option.check or str, nargs=nargs, choices=option.choices, **const, **common)
 
 
 def _metavar(check: Any) -> str | None:

@@ -24,14 +24,14 @@ def check_values(settings: Settings) -> None:
             outside of ``--output``, or a seed that NumPy refuses on the last rank.
     """
     for each in all_settings():
-        value, own = each.value(settings), each.option
+        value, option = each.value(settings), each.option
         flag = "--" + each.flag.replace("_", "-")
         for text in _texts(value):
             if any(unicodedata.category(character) == "Cc" for character in text):
                 raise ConfigError(f"{flag} holds a control character: {text!r}; leave it out")
-            if not own.any_bytes and not is_utf8(text):
+            if not option.any_bytes and not is_utf8(text):
                 raise ConfigError(f"{flag} {text} is not UTF-8, and DALI, safetensors and TensorBoard take no other")
-            if own.path or isinstance(value, Path):
+            if option.path or isinstance(value, Path):
                 _check_length(flag, text)
     _check_experiment(settings.run.experiment)
     ranks = os.environ.get("WORLD_SIZE", "1")

@@ -117,20 +117,20 @@ def sections() -> list[dataclasses.Field[Any]]:
 def all_settings() -> list[Setting]:
     """Every setting: those of the sections, then those that methods declare."""
     found = {
-        flag_of(field): Setting(flag_of(field), field, own, section.name)
+        flag_of(field): Setting(flag_of(field), field, option, section.name)
         for section in sections()
-        for field, own in options_of(section.metadata["kind"])
+        for field, option in options_of(section.metadata["kind"])
     }
     for name, kind in short_form_kinds().items():
-        for field, own in options_of(kind):
+        for field, option in options_of(kind):
             if flag_of(field) in found:
                 raise ConfigError(f"the method {name} would have the flag --{flag_of(field)}, which there is already")
-            found[flag_of(field)] = Setting(flag_of(field), field, own, "short_forms", name)
+            found[flag_of(field)] = Setting(flag_of(field), field, option, "short_forms", name)
     for name, kind in option_kinds().items():
-        for field, own in options_of(kind):
+        for field, option in options_of(kind):
             flag = f"{name}_{field.name}"
             if flag not in found:
-                found[flag] = Setting(flag, field, own, "options", name)
+                found[flag] = Setting(flag, field, option, "options", name)
             elif found[flag].section != "methods":  # where timm's short form of an option is its flag
                 raise ConfigError(
                     f"the option {field.name} of {name} would be the flag --{flag.replace('_', '-')}, which there is "
