@@ -44,7 +44,7 @@ class Batch(_Batch):
     params: BatchParams | None = None
 
     def mixed_by(self, params: BatchParams | None) -> Batch:
-        """The same, with these params."""
+        """Return the same, with these params."""
         batch = Batch(*self)
         batch.params = params
         return batch
@@ -53,7 +53,7 @@ class Batch(_Batch):
         return Batch(*super()._replace(**changes)).mixed_by(self.params)
 
     def to(self, device: torch.device | str) -> Batch:
-        """This batch on another device; itself where it is there already."""
+        """Return this batch on another device; itself where it is there already."""
         if self.images.device == torch.device(device):
             return self
         images, targets, labels = (

@@ -11,7 +11,7 @@ from dali_mix.errors import ConfigError
 NONE = "none"
 
 _OTHERS = 1 << 30
-"""From here on lie the numbers that are computed from names: a method from outside needs no number of its own."""
+"""The first of the numbers that are computed from names: a method from outside needs no number of its own."""
 
 # A graph may leave batches for SMMix where nothing of the training step has been imported.
 _codes: dict[str, int] = {NONE: 0, "smmix": 3}
@@ -46,7 +46,7 @@ def register(name: str, code: int | None = None) -> int:
 
 
 def code_of(name: str) -> int:
-    """The number of a branch.
+    """Return the number of a branch.
 
     Raises:
         KeyError: for a name that is not registered.
@@ -55,7 +55,7 @@ def code_of(name: str) -> int:
 
 
 def name_of(code: int) -> str:
-    """The branch with a number.
+    """Return the branch with a number.
 
     Raises:
         KeyError: for a number that no branch has.
@@ -67,5 +67,5 @@ def name_of(code: int) -> str:
 
 
 def names() -> list[str]:
-    """All branches, in the order of their numbers: "none", ours, then others."""
+    """List all branches, in the order of their numbers: "none", ours, then others."""
     return sorted(_codes, key=_codes.__getitem__)

@@ -24,7 +24,7 @@ def keeps_checkpoints(pipeline: Pipeline) -> bool:
 
 
 def operator_arguments(pipeline: Pipeline, name: str) -> tuple[str, dict[str, Any]] | None:
-    """What an operator was made with.
+    """Find what an operator was made with.
 
     Args:
         pipeline: built.
@@ -72,7 +72,7 @@ def begin_at(pipeline: Pipeline, iteration: int) -> None:
 
 
 def place_of(pipeline: Pipeline, iterator: _DaliBaseIterator) -> tuple[int, bool]:
-    """What DALI's checkpoint says of how far the pipeline is."""
+    """Read what DALI's checkpoint says of how far the pipeline is."""
     return pipeline._consumer_iter, iterator._ever_consumed
 
 

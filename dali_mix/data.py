@@ -1,4 +1,4 @@
-"""From files to batches: sources, decoding, normalizing, and the loader."""
+"""The way from files to batches: sources, decoding, normalizing, and the loader."""
 
 from dali_mix.fn import Augmentation as Augmentation
 from dali_mix.fn import augment as augment

@@ -16,5 +16,5 @@ class DataError(RuntimeError):
 
 
 def first_line(error: Exception) -> str:
-    """What another library says, shortened to its first line; the error's type where it says nothing."""
+    """Return what another library says, shortened to its first line; the error's type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -94,7 +94,7 @@ def open_own(path: Path, flags: int) -> IO[bytes]:
 
 
 def new_temporary(path: Path) -> Path:
-    """An empty file beside ``path``, whose name nobody could foresee, with the mode that new files have.
+    """Make an empty file beside ``path``, whose name nobody could foresee, with the mode that new files have.
 
     Raises:
         OSError: if it cannot be made.

@@ -54,7 +54,7 @@ def require_temporary_folder() -> None:
 
 
 def scratch_file() -> IO[bytes]:
-    """A file without a name: in memory, as a temporary folder may be full, read-only or gone.
+    """Make a file without a name: in memory, as a temporary folder may be full, read-only or gone.
 
     Raises:
         OSError: where there is no such file on this system, nor a temporary folder.

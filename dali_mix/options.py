@@ -62,12 +62,12 @@ class Check:
 
 
 def shortened(text: str, longest: int = 80) -> str:
-    """The beginning of what is too long for a line."""
+    """Cut what is too long for a line."""
     return text if len(text) <= longest else text[:longest] + "..."
 
 
 def integer(lowest: int, highest: int) -> Check:
-    """An integer in [lowest, highest]."""
+    """Make the check of an integer in [lowest, highest]."""
     return Check(int, f"an integer from {lowest} to {highest}", lambda value: lowest <= value <= highest)
 
 
@@ -139,7 +139,7 @@ def option(
     needs: str | Needs | None = None,
     **more: Any,
 ) -> Any:
-    """A field of a section.
+    """Make a field of a section.
 
     Args:
         default: of the setting, None for one that may be left out; a dict is copied for each section.
@@ -156,30 +156,30 @@ def option(
 
 
 def options_of(section: Any) -> Iterator[tuple[dataclasses.Field[Any], Option]]:
-    """The fields of a section, or of its class, that are settings, each with its option."""
+    """List the fields of a section, or of its class, that are settings, each with its option."""
     for field in dataclasses.fields(section):
         if "option" in field.metadata:
             yield field, field.metadata["option"]
 
 
 def flag_of(field: dataclasses.Field[Any]) -> str:
-    """The name of a setting on the command line and in files, with "_"."""
+    """Return the name of a setting on the command line and in files, with "_"."""
     own: Option = field.metadata["option"]
     return own.flag or field.name
 
 
 def flags_of(section: Any) -> tuple[str, ...]:
-    """The names of all settings of a section, or of its class."""
+    """List the names of all settings of a section, or of its class."""
     return tuple(flag_of(field) for field, _ in options_of(section))
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The value that a field has where none is given."""
+    """Return the value that a field has where none is given."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def flag_default_of(field: dataclasses.Field[Any]) -> Any:
-    """The value that a flag has where it is not given; None may leave it to the field's default."""
+    """Return the value that a flag has where it is not given; None may leave it to the field's default."""
     own: Option = field.metadata["option"]
     return default_of(field) if own.flag_default is _AS_FIELD else own.flag_default
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 
 class _Nowhere(io.TextIOBase):
-    """Where ``sys.stderr`` is None, as after ``2>&-``."""
+    """What stands in for ``sys.stderr`` where that is None, as after ``2>&-``."""
 
     encoding = "utf-8"
 

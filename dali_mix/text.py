@@ -11,7 +11,7 @@ _ESCAPED = ("Cc", "Cf", "Zl", "Zp", "Cs")
 
 
 def show(text: str) -> str:
-    r"""The text on one line, with what is no visible character escaped: "a\nb" with a backslash and an n.
+    r"""Put a text on one line, with what is no visible character escaped: "a\nb" with a backslash and an n.
 
     Bytes of a name that are not UTF-8 are shown as ``\xe9``.
     """

@@ -42,7 +42,7 @@ from dali_mix.sources import Source, open_source
 
 MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
-"""Of the training images, as clovaai's code has them."""
+"""The statistics of the training images, as clovaai's code has them."""
 
 _MIXING, _OUTPUT, _READING = Mixing(smoothing=0.0), Output(mean=MEAN, std=STD), Reading()
 _LOOKED_AT = 16

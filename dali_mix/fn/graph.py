@@ -55,7 +55,7 @@ def named_op(kind: str) -> dict[str, Any]:
 
 
 def methods_of(pipeline: Pipeline) -> set[str] | None:
-    """Those of "cutmix", "mixup" and "mix", which stands for ``random_mix``, that a pipeline holds.
+    """Find those of "cutmix", "mixup" and "mix", which stands for ``random_mix``, that a pipeline holds.
 
     Returns:
         None for a pipeline that was not defined in this process, of which nothing is known.

@@ -90,7 +90,7 @@ def _text(name: bytes) -> str:
 
 
 def _operator(fields: _Fields, name: str) -> tuple[int, bytes]:
-    """Where a checkpoint holds an operator, and its state."""
+    """Find where a checkpoint holds an operator, and its state."""
     for place, (key, value) in enumerate(fields):
         if key == _OPERATOR:
             operator = dict(_decode(value))

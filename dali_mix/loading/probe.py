@@ -24,7 +24,7 @@ from dali_mix.loading import probe_worker
 from dali_mix.loading.device import Backend, select_backend
 
 _TRIES, _PAUSE_S = 3, 2.0
-"""For a process that is killed from outside, as by a system without memory: that says nothing of any file."""
+"""Tries of a process that is killed from outside, as by a system without memory: that says nothing of any file."""
 
 FILE_TIMEOUT_S = 120
 """A file, or a batch of files, that takes longer than this to read and decode is given up."""

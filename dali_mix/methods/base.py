@@ -22,7 +22,7 @@ from dali_mix.methods.picture import Row
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Those of a method that has none."""
+    """The options of a method that has none."""
 
 
 class StepMethod(TrainingTask):
@@ -103,28 +103,28 @@ class StepMethod(TrainingTask):
         return self.model(images)
 
     def idle(self) -> Tensor | float:
-        """A term without weight for other branches' batches: DDP waits for a gradient of every parameter."""
+        """Return a term without weight for other branches' batches: DDP waits for a gradient of every parameter."""
         return sum(0.0 * parameter.sum() for parameter in self.own_parameters)
 
     def picture(self, batch: Batch, plan: Any) -> Sequence[Row]:
-        """Rows of ``preview.png`` that show what :meth:`forward` is about to do; nothing may wait for the device."""
+        """Make rows of ``preview.png`` that show what :meth:`forward` is about to do; the host must not wait."""
         return ()
 
     @cached_property
     def own_parameters(self) -> list[nn.Parameter]:
-        """Those of :meth:`own_tensors` that are trained."""
+        """The tensors of :meth:`own_tensors` that are trained."""
         # Kept, as finding them takes longer than a small step: the modules of the model are many.
         own = self.own_tensors().values()
         return [tensor for tensor in own if isinstance(tensor, nn.Parameter) and tensor.requires_grad]
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers that are not the model's, by name."""
+        """Find the parameters and buffers that are not the model's, by name."""
         others = {id(tensor) for tensor in chain(self.model.parameters(), self.model.buffers())}
         own = chain(self.named_parameters(), self.named_buffers())
         return {name: tensor for name, tensor in own if id(tensor) not in others}
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:
-        """The method's own tensors; an average has none."""
+        """Return the method's own tensors; an average has none."""
         return {} if ema else {name: tensor.detach() for name, tensor in self.own_tensors().items()}
 
     def load_task_state(
@@ -150,7 +150,7 @@ class StepMethod(TrainingTask):
                 tensor.copy_(state[name])
 
     def get_clip_parameters(self, exclude_head: bool = False) -> list[nn.Parameter]:
-        """The parameters whose gradients are clipped; classifiers, the method's own too, can be left out."""
+        """Return the parameters whose gradients are clipped; classifiers, the method's own too, can be left out."""
         return list(model_parameters(self.model, exclude_head=True) if exclude_head else self.parameters())
 
     def compile(  # type: ignore[override]  # timm overrides torch's so, untyped
@@ -199,15 +199,15 @@ def register(method: Kind) -> Kind:
 
 
 def known_parts() -> tuple[str, ...]:
-    """The parts of all registered methods, each once."""
+    """List the parts of all registered methods, each once."""
     return tuple(dict.fromkeys(part for method in registered() for part in method.parts))
 
 
 def registered() -> list[type[StepMethod]]:
-    """All methods in the order in which they were registered, the plain one first."""
+    """List all methods in the order in which they were registered, the plain one first."""
     return list(_registered.values())
 
 
 def owner_of(tensor: str) -> type[StepMethod] | None:
-    """The method to which a tensor of a weights file belongs; None for the model's."""
+    """Find the method to which a tensor of a weights file belongs; None for the model's."""
     return next((method for method in registered() if method.prefixes and tensor.startswith(method.prefixes)), None)

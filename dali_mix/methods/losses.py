@@ -16,5 +16,5 @@ def smoothed_one_hot(labels: Tensor, num_classes: int, smoothing: float) -> Tens
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy with class probabilities, in float32 also under autocast."""
+    """Compute the cross entropy with class probabilities, in float32 also under autocast."""
     return F.cross_entropy(logits.float(), targets)

@@ -43,13 +43,13 @@ class Plain(StepMethod):
     # Only what it calls is compiled: the name of the branch would be part of a graph.
     @torch.compiler.disable(recursive=False)
     def forward(self, batch: Batch, plan: Any = None) -> dict[str, Tensor]:
-        """The loss, which is its own only part."""
+        """Compute the loss, which is its own only part."""
         logits = self.model(batch.images) if self._classify is None else self._classify(batch.images)
         loss = self.loss(logits, batch.targets)
         return {"loss": loss, "output": logits, "classification": loss}
 
     def picture(self, batch: Batch, plan: Any) -> Sequence[Row]:
-        """What the model sees, if the pipeline has mixed it."""
+        """Show what the model sees, if the pipeline has mixed it."""
         if batch.branch == NONE:
             return ()
         return [Row(f"{batch.branch}: what the model saw", batch.images[:COLUMNS], batch.targets[:COLUMNS])]

@@ -228,7 +228,7 @@ class PyramidVisionTransformer(nn.Module):
         return nn.Linear(self.embed_dim, self.num_classes, device=self.cls_token.device, dtype=self.cls_token.dtype)
 
     def _init_weights(self) -> None:
-        """As the authors: linear layers and embeddings from a normal of 0.02; convolutions keep torch's."""
+        """Initialize as the authors do: linear layers and embeddings from a normal of 0.02, convolutions as torch."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)

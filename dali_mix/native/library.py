@@ -236,7 +236,7 @@ def _take(path: Path, kernels: dict[int, bytes]) -> bool:
 
 
 def _loaded_path() -> Path | None:
-    """Of the library with our operators that this process has loaded."""
+    """The path of the library with our operators that this process has loaded."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/maps").read_text().splitlines():
             if line.endswith(f"/{cache.LIBRARY}"):

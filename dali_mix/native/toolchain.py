@@ -19,7 +19,7 @@ from pathlib import Path
 import nvidia.dali
 
 TOOLKITS = (Path("/usr/local/cuda"),)
-"""Where a toolkit may be, beside ``$CUDA_HOME`` and ``$CUDA_PATH``.  None is needed; its headers come behind others."""
+"""The folders of toolkits, beside ``$CUDA_HOME`` and ``$CUDA_PATH``.  None is needed; its headers come behind others."""
 
 
 class BuildError(RuntimeError):
@@ -74,7 +74,7 @@ def platform_facts() -> dict[str, str]:
 
 
 def compile_options() -> list[str]:
-    """For g++.  Not ``-march=native``: machines may share the library."""
+    """Flags for g++.  Not ``-march=native``: machines may share the library."""
     speed = ["-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic"]
     # Without contraction the arithmetic is the kernel's, which is compiled without it, too.
     return ["-std=c++20", *speed, "-ffp-contract=off", "-fPIC", "-fvisibility=hidden"]
@@ -97,7 +97,7 @@ def include_folders() -> list[Path]:
 
 
 def link_options() -> list[str]:
-    """For g++, after the object files.
+    """Flags for g++, after the object files.
 
     Raises:
         FileNotFoundError: if CUDA's runtime library is not there.
@@ -115,7 +115,7 @@ def find_nvrtc() -> Path | None:
 
 
 def cuda_major() -> int:
-    """Of the CUDA that DALI is built for: 13000 or 13492 is 13."""
+    """The major version of the CUDA that DALI is built for: 13000 or 13492 is 13."""
     return int(nvidia.dali.__cuda_version__) // 1000
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: one file a source, and the order in which they are read."""
+"""The places that images come from: one file a source, and the order in which they are read."""
 
 from dali_mix.sources import filelist as filelist
 from dali_mix.sources import folder as folder

@@ -38,7 +38,7 @@ class Watch(Protocol):
     """Notices what changes in a source while a run goes on."""
 
     def changed(self) -> str | None:
-        """One line on what differs from the start, None if nothing has changed since the last call."""
+        """Tell in one line what differs from the start; None if nothing has changed since the last call."""
 
 
 class Source(ABC):
@@ -64,7 +64,7 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Sequence[str] | Sequence[NDArray[np.uint8]]:
-        """The encoded images at these indices, as files hold them: JPEG, PNG, ...
+        """Read the encoded images at these indices, as files hold them: JPEG, PNG, ...
 
         Returns:
             their bytes, uint8 (bytes,) each; or, where ``gives_paths`` is True, the paths of their files, which are
@@ -77,7 +77,7 @@ class Source(ABC):
     def open(
         cls, where: str, *, classes: Sequence[str] | None = None, select: bool = False, allow_empty: bool = False
     ) -> Source:
-        """What ``open_source("scheme:where")`` gives.
+        """Open what ``open_source("scheme:where")`` names.
 
         Args:
             where: what stands after the colon.
@@ -108,11 +108,11 @@ class Source(ABC):
         return len(self.labels)
 
     def describe(self, index: int) -> str:
-        """Where an image is found, in one line; what ``bad_files.txt`` and ``--exclude-list`` hold."""
+        """Tell where an image is found, in one line; what ``bad_files.txt`` and ``--exclude-list`` hold."""
         return f"{self.name}, image {index}"
 
     def digest(self) -> str:
-        """A fingerprint of descriptions and labels: a saved run continues with the same one."""
+        """Compute a fingerprint of descriptions and labels: a saved run continues with the same one."""
         return self._digest
 
     @cached_property
@@ -123,7 +123,7 @@ class Source(ABC):
         return digest.hexdigest()
 
     def empty_classes(self) -> list[str]:
-        """Names of the classes without an image, in label order."""
+        """List the classes without an image, in label order."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
         return [self.classes[label] for label in np.flatnonzero(counts == 0)]
 
@@ -136,7 +136,7 @@ class Source(ABC):
         return {self.describe(index): index for index in range(len(self))}
 
     def named(self, lines: Sequence[str], base: Path) -> Named:
-        """What the lines of a list name.
+        """Find what the lines of a list name.
 
         Args:
             lines: descriptions of images.
@@ -147,7 +147,7 @@ class Source(ABC):
         return Named(set(met.values()), set(met))
 
     def without(self, names: Sequence[str], base: Path = Path()) -> Source:
-        """This source without the images that lines name, see ``named``.
+        """Return this source without the images that lines name, see ``named``.
 
         Raises:
             ConfigError: if nothing would be left.
@@ -155,7 +155,7 @@ class Source(ABC):
         return self.without_entries(self.named(names, base).files)
 
     def without_entries(self, gone: set[int]) -> Source:
-        """This source without the images at some indices.
+        """Return this source without the images at some indices.
 
         Raises:
             ConfigError: if nothing would be left.
@@ -166,11 +166,11 @@ class Source(ABC):
         return self.select(kept)
 
     def select(self, indices: ArrayLike) -> Source:
-        """A source of the images at some indices, in that order."""
+        """Return a source of the images at some indices, in that order."""
         return Part(self, np.asarray(indices, np.int64))
 
     def with_classes(self, classes: Sequence[str], *, select: bool = False) -> Source:
-        """This source with the labels of other class names, see ``open``.
+        """Return this source with the labels of other class names, see ``open``.
 
         Raises:
             ConfigError: if a class is not among them, or no image is left.
@@ -205,16 +205,16 @@ class Source(ABC):
             raise ConfigError(f"{self.name} holds no image")
 
     def summary(self) -> str:
-        """What it holds, as a part of a sentence."""
+        """Tell what it holds, as a part of a sentence."""
         images, classes = "image" if len(self) == 1 else "images", "class" if len(self.classes) == 1 else "classes"
         return f"{len(self):,} {images} of {len(self.classes):,} {classes} in {self.name}"
 
     def remark(self) -> str | None:
-        """One line on what a user may not expect of its classes, None if there is nothing."""
+        """Tell in one line what a user may not expect of its classes; None if there is nothing."""
         return None
 
     def watch(self) -> Watch | None:
-        """What notices changes from now on, None if nothing can."""
+        """Make what notices changes from now on; None if nothing can."""
         return None
 
 
@@ -286,7 +286,7 @@ def open_source(where: str | Path, **options: Any) -> Source:
 
 
 def split_scheme(where: str) -> tuple[str, str]:
-    """The scheme of a source, "folder" where there is none, and what stands after it."""
+    """Split off the scheme of a source, "folder" where there is none, and what stands after it."""
     found = _SCHEME.fullmatch(where)
     if found is None or Path(where).exists():
         return "folder", where

@@ -54,7 +54,7 @@ class FolderWatch:
         self._differences: dict[str, _Differences] = {}
 
     def changed(self) -> str | None:
-        """One line on all that differs from the start of the run, None if nothing has changed since the last call."""
+        """Tell in one line what differs from the start of the run; None if nothing has changed since the last call."""
         before, self._seen = self._seen, {path: _state_of(path) for path in self._seen}
         moved = {path for path, state in self._seen.items() if state != before[path]}
         if not moved:
@@ -124,7 +124,7 @@ class FolderWatch:
 
 
 def _kind(entry: os.DirEntry[str]) -> Kind:
-    """As the folder was listed; a link that cannot be followed now may lead to a file."""
+    """Tell what an entry is, as when the folder was listed; a link that cannot be followed now may lead to a file."""
     try:
         return look_at(entry)
     except OSError:

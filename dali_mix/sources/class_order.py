@@ -6,7 +6,7 @@ from dali_mix.sources.folder import ImageFolder
 
 
 def differs_from_timm(folder: ImageFolder) -> str | None:
-    """One line on the first class that timm gives another number, None if there is none.
+    """Name in one line the first class that timm gives another number; None if there is none.
 
     Args:
         folder: whose classes are its folders, not those of a class map.

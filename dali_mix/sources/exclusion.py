@@ -13,7 +13,7 @@ _MOST_LINKS = 40
 
 
 def find_named(files: Sequence[str], links: Collection[str], lines: Sequence[str], data_dir: Path) -> Named:
-    """The images that lines name, as they are listed or behind links.
+    """Find the images that lines name, as they are listed or behind links.
 
     Args:
         files: absolute paths.

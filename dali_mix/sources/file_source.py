@@ -64,11 +64,11 @@ class FileSource(Source):
         return Paths.of(self.files)
 
     def read(self, indices: Sequence[int]) -> Paths:
-        """The paths of the files at these indices."""
+        """Return the paths of the files at these indices."""
         return self.paths.select(indices)
 
     def describe(self, index: int) -> str:
-        """The path of a file."""
+        """Return the path of a file."""
         return self.files[index]
 
     def owns(self, description: str) -> bool:
@@ -76,11 +76,11 @@ class FileSource(Source):
         return description in self.files
 
     def named(self, lines: Sequence[str], base: Path) -> Named:
-        """The files that lines name, by whatever links they lead to one; those of other folders are passed over."""
+        """Find the files that lines name, by whatever links they lead to one; those of other folders are ignored."""
         return find_named(self.files, self.links, lines, base)
 
     def select(self, indices: ArrayLike) -> FileSource:
-        """These files, in this order."""
+        """Return a source of these files, in this order."""
         chosen = np.asarray(indices, np.int64)
         return replace(self, files=self.paths.select(chosen), labels=self.labels[chosen])
 

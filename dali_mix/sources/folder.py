@@ -49,7 +49,7 @@ class ImageFolder(FileSource):
         return description.startswith(f"{self.root}/")
 
     def summary(self) -> str:
-        """Images, classes, and what is left out."""
+        """Tell images, classes, and what is left out."""
         # macOS writes ._x.jpg beside x.jpg on foreign file systems.
         hidden = self.paths.count_hidden()
         dots = f" ({hidden:,} of them with a dot before the name)" if hidden else ""
@@ -57,13 +57,13 @@ class ImageFolder(FileSource):
         return super().summary() + dots + (f"; left out: {', '.join(left_out)}" if left_out else "")
 
     def remark(self) -> str | None:
-        """Where timm numbers the classes otherwise."""
+        """Tell where timm numbers the classes otherwise."""
         from dali_mix.sources.class_order import differs_from_timm
 
         return differs_from_timm(self)
 
     def watch(self) -> Watch:
-        """What notices files that come, go or are replaced."""
+        """Make what notices files that come, go or are replaced."""
         from dali_mix.sources.changes import FolderWatch
 
         return FolderWatch(self)
@@ -74,7 +74,7 @@ SPLIT_NAMES = {"validation": ("val", "valid", "validation"), "train": ("train", 
 
 
 def find_split(data_dir: Path, name: str) -> Path:
-    """The folder of a split; where it is absent one of the names that mean the same, where all are the usual one.
+    """Find the folder of a split; where it is absent one of the names that mean the same, where all are the usual one.
 
     Raises:
         ConfigError: if it cannot be told whether a folder is there.
@@ -84,7 +84,7 @@ def find_split(data_dir: Path, name: str) -> Path:
 
 
 def other_splits(chosen: Path, name: str) -> list[Path]:
-    """Folders beside the one that ``find_split`` has chosen whose names mean the same; links to it do not count."""
+    """List folders beside the one that ``find_split`` has chosen whose names mean the same, but links to it."""
     others = (chosen.parent / other for other in SPLIT_NAMES.get(name, ()))
     return [path for path in others if is_folder(path) and os.path.realpath(path) != os.path.realpath(chosen)]
 

@@ -41,7 +41,7 @@ class Kind(Enum):
 
 
 def patiently(ask: Callable[[], T]) -> T:
-    """The answer of the file system, asked again after an error that may pass.
+    """Return the answer of the file system, asked again after an error that may pass.
 
     Raises:
         OSError: if it is no such error, or has not passed after three more tries.
@@ -71,7 +71,7 @@ def is_folder(path: str | os.PathLike[str]) -> bool:
 
 
 def list_folder(path: str) -> list[os.DirEntry[str]]:
-    """All entries of a folder.
+    """List all entries of a folder.
 
     Raises:
         ConfigError: if it cannot be listed.
@@ -90,7 +90,7 @@ def _scan(path: str) -> list[os.DirEntry[str]]:
 
 
 def kind_of(entry: os.DirEntry[str]) -> Kind:
-    """What an entry is; only links cost a system call.
+    """Tell what an entry is; only links cost a system call.
 
     Raises:
         ConfigError: if that cannot be told.  A link with the extension of an image that may not be followed is a
@@ -111,7 +111,7 @@ def kind_of(entry: os.DirEntry[str]) -> Kind:
 
 
 def look_at(entry: os.DirEntry[str]) -> Kind:
-    """What an entry is, asked once.
+    """Tell what an entry is, asked once.
 
     Raises:
         OSError: if that cannot be told.

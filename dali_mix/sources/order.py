@@ -67,7 +67,7 @@ class Order:
         return -(-(last - first) // self.batch_size)
 
     def batch(self, epoch: int, index: int) -> NDArray[np.int32]:
-        """The images of a batch.
+        """Compute the images of a batch.
 
         Args:
             epoch, index: of the batch, both counted from 0; the index is below ``batches``.
@@ -86,7 +86,7 @@ class Order:
 
     @property
     def _run(self) -> tuple[int, int]:
-        """Where this rank's images begin and end in a set that keeps its order."""
+        """Find where this rank's images begin and end in a set that keeps its order."""
         return self.size * self.rank // self.ranks, self.size * (self.rank + 1) // self.ranks
 
     def _permutation(self, epoch: int) -> NDArray[np.int32]:
@@ -98,7 +98,7 @@ class Order:
 
 
 def permutation(size: int, seed: int, epoch: int) -> NDArray[np.int32]:
-    """The numbers from 0 to ``size`` in an order that seed and epoch decide.
+    """Put the numbers from 0 to ``size`` in an order that seed and epoch decide.
 
     Sorted by random bits: what NumPy promises not to change are the bits of a generator, not what is made of them.
     """

@@ -83,7 +83,7 @@ class Feed:
         return images
 
     def named(self, cause: str, iteration: int) -> str:
-        """What DALI says of a batch, with the names of the images that it numbers, or why they could not be read."""
+        """Tell what DALI says of a batch, with the names of the images that it numbers, or why they were not read."""
         indices = self.indices(iteration).tolist()
         unread = [index for index in indices if index in self.errors]
         if unread:
@@ -111,7 +111,7 @@ def _encoded(image: Any) -> NDArray[np.uint8]:
 
 
 def read_one(source: Source, index: int) -> NDArray[np.uint8]:
-    """The bytes of one image, of a source that gives bytes.
+    """Read the bytes of one image, of a source that gives bytes.
 
     Raises:
         DataError: if it cannot be read, with what its source raised.
@@ -127,7 +127,7 @@ _feed_of: WeakKeyDictionary[Pipeline, Feed] = WeakKeyDictionary()
 
 
 def feed_of(pipeline: Pipeline) -> Feed | None:
-    """What a pipeline reads, None if it does not use ``read_images``."""
+    """Find what a pipeline reads; None if it does not use ``read_images``."""
     return _feed_of.get(pipeline)
 
 
@@ -153,7 +153,7 @@ def read_images(
     shuffle_seed: int = 0,
     repeats: int = 1,
 ) -> tuple[DataNode, DataNode]:
-    """Encoded images and labels of one shard, in the order of :class:`dali_mix.sources.order.Order`.
+    """Read encoded images and labels of one shard, in the order of :class:`dali_mix.sources.order.Order`.
 
     To be called once, inside of a pipeline.  The graph asks this process for each batch's paths, so it cannot be
     serialized; that of ``read_images(GraphReader(source), ...)`` can.
@@ -232,7 +232,7 @@ def _read_in_graph(
 
 
 def feed_images() -> tuple[DataNode, DataNode]:
-    """Encoded images and labels that the host feeds, as Triton's DALI backend does.
+    """Take encoded images and labels that the host feeds, as Triton's DALI backend does.
 
     Returns:
         the inputs "jpegs", uint8 (bytes,), and "labels", int32 (), both on the CPU.

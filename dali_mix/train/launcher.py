@@ -65,7 +65,7 @@ def _exists(process: int) -> bool:
 
 
 def _first_process_is_python() -> bool:
-    """As torchrun is, where a container runs nothing else; else process 1 adopts those whose parents have ended."""
+    """Whether process 1 is torchrun, as in some containers; else it adopts those whose parents have ended."""
     with suppress(OSError):
         return os.path.basename(os.readlink("/proc/1/exe")).startswith("python")
     return False

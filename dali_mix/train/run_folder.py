@@ -33,7 +33,7 @@ _starting: list[Lock] = []
 
 @dataclass(frozen=True)
 class Place:
-    """Where the runs of a command line are written.
+    """The place where the runs of a command line are written.
 
     Fields:
         output: folder of the runs' folders.
@@ -52,7 +52,7 @@ class Place:
 
     @property
     def parent(self) -> Path:
-        """Where the folders of such runs lie."""
+        """The folder that the folders of such runs lie in."""
         return (self.output / self.experiment).parent if self.experiment else Path(self.output)
 
     @property

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 TOO_LARGE_TOGETHER = "do not fit into memory together"
-"""In the message of the native size limit about a batch; none of its images is at fault."""
+"""What the native size limit says of a batch, none of whose images is at fault."""
 
 _SHARE = 2
 """A pipeline may fill one part in this many: the other half is for what else there is, above all for a second one."""

@@ -50,7 +50,7 @@ def _drawing(chain: Chain) -> dict[str, Any]:
 
 
 def _drawing_of(policy: AutoAugment) -> dict[str, Any]:
-    """Of the policy: its sub-policies, of equally many operations each, one after the other."""
+    """The steps of the policy: its sub-policies, of equally many operations each, one after the other."""
     slots = {len(sub_policy) for sub_policy in policy.sub_policies}
     assert len(slots) == 1, slots
     names, probs, magnitudes = zip(*(step for sub_policy in policy.sub_policies for step in sub_policy), strict=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NAME = "native"
 
 _LEAVE = Planned("leave", 1.0)
-"""For the operator, a batch that others mix, in the graph or in the training step, is one that is left alone."""
+"""What the operator calls a batch that others mix, in the graph or in the training step: one left alone."""
 
 
 def draw(method: GraphMethod, images: Node, *, prob: float, mode: str, pairing: str, seed: int | None) -> MixParams:

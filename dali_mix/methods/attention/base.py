@@ -53,11 +53,11 @@ class Adapter(ABC):
 
     @abstractmethod
     def trunk(self, images: Tensor) -> Tensor:
-        """What enters the block of the last attention, (B, N, D), from images (B, 3, H, W)."""
+        """Compute what enters the block of the last attention, (B, N, D), from images (B, 3, H, W)."""
 
     @abstractmethod
     def finish(self, hidden: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The rest of the forward.
+        """Compute the rest of the forward.
 
         Args:
             hidden: from :meth:`trunk`.
@@ -69,7 +69,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def observe(self, hidden: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The rest of the forward with the last attention written out; for a model in eval mode.
+        """Compute the rest of the forward with the last attention written out; for a model in eval mode.
 
         The fused kernel keeps its attention to itself.  What no logit depends on is left out.
 
@@ -82,11 +82,11 @@ class Adapter(ABC):
         """
 
     def classify(self, features: Tensor) -> Tensor:
-        """The model's own classifier on normed features (B, D)."""
+        """Apply the model's own classifier to normed features (B, D)."""
         return self.model.get_submodule("head")(features)
 
     def grid(self, size_px: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of image tokens for images of (H, W) pixels.
+        """Return rows and columns of image tokens for images of (H, W) pixels.
 
         Raises:
             ConfigError: if the cells do not divide the image, whose border would be lost.
@@ -111,7 +111,7 @@ def serves(model_type: type[nn.Module]) -> Callable[[_AdapterType], _AdapterType
 
 
 def adapter_for(model: nn.Module) -> Adapter:
-    """The adapter of a model.
+    """Find the adapter of a model.
 
     Raises:
         ConfigError: for a model of no known family; the message lists those that work.
@@ -148,7 +148,7 @@ def same_method(module: nn.Module, expected: Any, name: str = "forward") -> bool
 
 
 def run_block(block: nn.Module, *inputs: Any, checkpointed: bool) -> Tensor:
-    """A block's output; recomputed in the backward pass if ``checkpointed``."""
+    """Compute a block's output; recomputed in the backward pass if ``checkpointed``."""
     if checkpointed and torch.is_grad_enabled():
         return checkpoint(block, *inputs)
     return block(*inputs)
@@ -160,7 +160,7 @@ def softmax_attention(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 def attend(weights: Tensor, values: Tensor, queries: slice) -> Tensor:
-    """The output (B, n, D) of an attention for some of its queries.
+    """Compute the output (B, n, D) of an attention for some of its queries.
 
     Args:
         weights: (B, A, N, N), after the softmax.
@@ -171,7 +171,7 @@ def attend(weights: Tensor, values: Tensor, queries: slice) -> Tensor:
 
 
 def mean_received(weights: Tensor, prefix: int) -> Tensor:
-    """Softmax attention averaged over heads and image-token queries, prefix tokens dropped from both sides.
+    """Compute the softmax attention averaged over heads and image-token queries, prefix tokens dropped from both sides.
 
     Args:
         weights: (B, A, N, N), after the softmax.

@@ -18,7 +18,7 @@ from dali_mix.methods.losses import soft_cross_entropy
 def fine_grained_loss(
     tokens: Tensor, source_mask: Tensor, head: Callable[[Tensor], Tensor], own: Tensor, partner: Tensor
 ) -> Tensor:
-    """Half the sum of two cross entropies: tokens outside the window, and tokens inside it.
+    """Compute half the sum of two cross entropies: tokens outside the window, and tokens inside it.
 
     Args:
         tokens: (B, N, D) after the final norm.
@@ -33,7 +33,7 @@ def fine_grained_loss(
 
 
 def consistency_loss(logits: Tensor, unmixed_logits: Tensor, lam: float | Tensor) -> Tensor:
-    """KL divergence of the mixed images' prediction from the mixture of the unmixed logits.
+    """Compute the KL divergence of the mixed images' prediction from the mixture of the unmixed logits.
 
     Logits are mixed before the softmax, without temperature; the unmixed ones get no gradient.
 

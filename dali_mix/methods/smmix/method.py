@@ -23,7 +23,7 @@ _SOURCE_COLOR = (255, 210, 0)
 
 @dataclass(frozen=True)
 class SMMixOptions:
-    """Those of :class:`SMMixStep`; the defaults are the authors'."""
+    """The options of :class:`SMMixStep`; the defaults are the authors'."""
 
     min_side: float = option(0.25, fraction, "Smallest window side as a share of the token grid's.")
     max_side: float = option(0.75, fraction, "Largest window side as a share of the token grid's.")
@@ -64,14 +64,14 @@ class SMMixStep(StepMethod):
         self.stage = stage
 
     def plan(self, size_px: Sequence[int], rng: np.random.Generator) -> int:
-        """The window side k."""
+        """Draw the window side k."""
         sides = self.stage.sides(self.stage.grid(size_px))
         return int(rng.integers(sides.start, sides.stop))
 
     # Only what it calls is compiled: the window's side would be part of a graph.
     @torch.compiler.disable(recursive=False)
     def forward(self, batch: Batch, plan: int | None = None) -> dict[str, Tensor]:
-        """The three losses and their weighted sum."""
+        """Compute the three losses and their weighted sum."""
         output = self.stage(batch.images, batch.labels, plan)
         return {"loss": output.loss, "output": output.logits} | {part: getattr(output, part) for part in self.parts}
 
@@ -80,7 +80,7 @@ class SMMixStep(StepMethod):
         return self.stage.classify(images)
 
     def picture(self, batch: Batch, plan: int | None) -> Sequence[Row]:
-        """Own image, partner and mixture; the probe is repeated with the weights and the side of the step to come."""
+        """Show own image, partner and mixture; the probe is repeated with the weights and side of the step to come."""
         mixture = self.stage.mix(batch.images, plan)
         count = min(COLUMNS, len(batch.labels))
         # The partners of the first images are the last ones.

@@ -25,7 +25,7 @@ class Windows(NamedTuple):
 
 
 def find_windows(attention: Tensor, square: int | Tensor) -> Windows:
-    """The k x k windows with the least and the most attention; ties go to the first in row order.
+    """Find the k x k windows with the least and the most attention; ties go to the first in row order.
 
     The partner of sample i is sample B-1-i.
 
@@ -137,5 +137,5 @@ def max_min_mix(images: Tensor, attention: Tensor, square: int) -> tuple[Tensor,
 
 
 def own_share(square: int, grid: tuple[int, int]) -> float:
-    """lam: the share of tokens that a k x k window leaves to the own image."""
+    """Compute lam, the share of tokens that a k x k window leaves to the own image."""
     return 1.0 - square * square / (grid[0] * grid[1])

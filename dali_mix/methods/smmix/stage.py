@@ -136,11 +136,11 @@ class SMMix(nn.Module):
 
     @torch.compiler.disable
     def grid(self, size_px: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of the attention grid for images of (H, W) pixels."""
+        """Return rows and columns of the attention grid for images of (H, W) pixels."""
         return self._adapter.grid(size_px)
 
     def sides(self, grid: tuple[int, int]) -> range:
-        """The legal window sides k for a token grid (h, w)."""
+        """List the legal window sides k for a token grid (h, w)."""
         side = min(grid)
         low, high = int(side * self.min_side), int(side * self.max_side)
         if low < 1:
@@ -151,7 +151,7 @@ class SMMix(nn.Module):
         return range(low, high + 1)
 
     def draw_square(self, grid: tuple[int, int], generator: torch.Generator | None = None) -> int:
-        """A window side k for a token grid (h, w), from ``generator`` (default: torch's CPU stream)."""
+        """Draw a window side k for a token grid (h, w), from ``generator`` (default: torch's CPU stream)."""
         sides = self.sides(grid)
         return int(torch.randint(sides.start, sides.stop, (), generator=generator))
 
@@ -212,7 +212,7 @@ class SMMix(nn.Module):
 
     @torch.compiler.disable(recursive=False)
     def forward(self, images: Tensor, labels: Tensor, square: int | None = None) -> SMMixOutput:
-        """One SMMix step on an unmixed batch.
+        """Make one SMMix step on an unmixed batch.
 
         Args:
             images: (B, 3, H, W), normalized, unmixed.

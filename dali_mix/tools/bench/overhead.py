@@ -71,7 +71,7 @@ def _mixed(
 
 
 def _sized(images: DataNode, labels: DataNode, args: argparse.Namespace, **options: Any) -> tuple[DataNode, ...]:
-    """As the pipelines call it, which know the size of their images."""
+    """Mix as the pipelines do, which know the size of their images."""
     return _mixed(images, labels, args, mixing=mix.random_mix, image_size=args.img_size, **options)
 
 

@@ -77,7 +77,7 @@ def _open_nvidia(setting: Setting) -> Iterator[Batches]:
 
 @pipeline_def(exec_dynamic=True, enable_conditionals=True)  # type: ignore[call-overload]  # missing in DALI's types
 def _nvidia(setting):  # type: ignore[no-untyped-def]
-    """As in DALI's ``docs/examples/use_cases/pytorch/efficientnet/image_classification/dali.py``."""
+    """Make the pipeline of DALI's ``docs/examples/use_cases/pytorch/efficientnet/image_classification/dali.py``."""
     recipe = recipe_of(setting)
     size = setting.img_size
     images, labels = decoded(setting)

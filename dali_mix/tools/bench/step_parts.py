@@ -61,7 +61,7 @@ class ByPart:
 
 
 def summarize_parts(calls: Sequence[Sequence[float]]) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """For each of :data:`PARTS` the median "ms" and the "share" of the step; and the seconds of every call."""
+    """Compute for each of :data:`PARTS` the median "ms" and the "share" of the step; and the seconds of every call."""
     seconds = dict(zip(PARTS, map(list, zip(*calls, strict=True)), strict=True))
     whole = [sum(call) for call in calls]
     figures = summarize({**seconds, "step": whole}, baseline="step", work=1)

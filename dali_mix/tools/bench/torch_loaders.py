@@ -172,7 +172,7 @@ def _open_torchvision(make: Callable[[Setting], _Transforms], setting: Setting) 
 
 
 class _Transforms(NamedTuple):
-    """Of an image: crop, flip and augment, normalize, erase; of a batch: mix."""
+    """The work on an image: crop, flip and augment, normalize, erase; and on a batch: mix."""
 
     augment: v2.Transform
     normalize: v2.Transform

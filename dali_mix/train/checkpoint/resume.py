@@ -167,7 +167,7 @@ def _exactly(folder: Path | None, path: Path, record: dict[str, Any], identity: 
 
 
 def _otherwise(recovery: Recovery, path: Path, record: dict[str, Any], differing: list[str]) -> ResumePoint:
-    """From the beginning of an epoch, as the settings differ; in a new folder, as it is another run."""
+    """Begin at the beginning of an epoch, as the settings differ; in a new folder, as it is another run."""
     if not recovery.resume_relaxed:
         raise ConfigError(
             f"{path} was made with other settings: {'; '.join(differing)}; use the same, or --resume-relaxed to go on "

@@ -92,7 +92,7 @@ def _integer(lowest: int = 0, highest: int = _MOST) -> Check:
 
 
 def _number(lowest: float = -math.inf) -> Check:
-    """Also infinity and NaN: a loss may overflow, and an average of nothing is no number."""
+    """A number, also infinity and NaN: a loss may overflow, and an average of nothing is no number."""
 
     def check(value: Any, name: str) -> None:
         fits = type(value) is float or (type(value) is int and abs(value) <= _MOST)

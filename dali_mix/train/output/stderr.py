@@ -267,7 +267,7 @@ class MessageCounter:
 
 
 def _write_all(data: bytes) -> None:
-    """Also to a terminal that does not block; what nobody takes any more is dropped, as without this process."""
+    """Write, also to a terminal that does not block; what nobody takes any more is dropped, as without this process."""
     while data:
         try:
             data = data[os.write(2, data) :]

@@ -1,4 +1,4 @@
-"""From the level of a policy's operation to the operation: timm's ``LEVEL_TO_ARG`` on DALI nodes."""
+"""Turns the level of a policy's operation into the operation: timm's ``LEVEL_TO_ARG`` on DALI nodes."""
 
 from __future__ import annotations
 

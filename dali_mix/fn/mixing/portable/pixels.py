@@ -100,7 +100,7 @@ def _blend_in_float(images: Node, partner: Node, lam: Node) -> Node:
 
 
 def _blend_in_fixed_point(images: Node, partner: Node, lam: Node) -> Node:
-    """For uint8 on the CPU, where DALI's conversion from float to uint8 would cost more than the blending.
+    """Blend uint8 on the CPU, where DALI's conversion from float to uint8 would cost more than the blending.
 
     Weights in units of 2^-24, the resolution of float32, fill 32 bits: 255 * 2^24 + 2^23 < 2^32.
     """
