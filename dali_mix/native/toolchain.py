@@ -19,7 +19,7 @@ from pathlib import Path
 import nvidia.dali
 
 TOOLKITS = (Path("/usr/local/cuda"),)
-"""The folders of toolkits, beside ``$CUDA_HOME`` and ``$CUDA_PATH``.  None is needed; its headers come behind others."""
+"""The folders of toolkits, beside ``$CUDA_HOME`` and ``$CUDA_PATH``.  None is needed; its headers come last."""
 
 
 class BuildError(RuntimeError):
