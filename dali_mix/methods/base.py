@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from dali_mix import branches
 from dali_mix.batch import Batch
 from dali_mix.errors import ConfigError
 from dali_mix.methods.picture import Row
+from dali_mix.options import check_options
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ def register(method: Kind) -> Kind:
     """Make a method known by its name; a decorator.
 
     Raises:
-        ConfigError: if the name is no identifier in lower case or is another method's, or a part has a reserved name.
+        ConfigError: if the name is no identifier in lower case or is another method's, a part has a reserved name,
+            there is no ``forward``, or an option is none that can be a flag.
 
     A file that is run again puts its method in the place of its earlier one.
     """
@@ -189,13 +192,30 @@ def register(method: Kind) -> Kind:
     earlier = _registered.get(name, method)
     if (earlier.__module__, earlier.__qualname__) != (method.__module__, method.__qualname__):
         raise ConfigError(f"there is a step method {name} already, {_registered[name].__qualname__}; use another name")
+    if name == branches.NONE:
+        raise ConfigError(f"a step method cannot be called {name!r}, as batches that nothing mixes are; rename it")
+    if method.forward is StepMethod.forward:
+        raise ConfigError(f"{method.__qualname__} has no forward; define forward(self, batch, plan), which mixes")
+    if isinstance(method.parts, str):
+        raise ConfigError(f"{name}: parts must be a tuple, got {method.parts!r}; write ({method.parts!r},)")
     if unfit := [part for part in method.parts if part in _RESERVED or not part.isidentifier()]:
         raise ConfigError(f"{name}: a part cannot be called {unfit[0]!r}; use an identifier, not 'loss' or 'output'")
+    _check_options(method)
     # A branch of the graph may be served too: its number is the graph's.
     if name and (method.code is not None or name not in branches.names()):
         branches.register(name, method.code)
     _registered[name] = method
     return method
+
+
+def _check_options(method: type[StepMethod]) -> None:
+    kind, what = method.Options, f"{method.__qualname__}.Options"
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise ConfigError(f"{what} must be a dataclass, got {kind!r}; put @dataclass(frozen=True) above it")
+    for field in dataclasses.fields(kind):
+        if "option" not in field.metadata:
+            raise ConfigError(f"{what} has the field {field.name}, which is no option: give it option(...)")
+    check_options(kind(), method.name)
 
 
 def known_parts() -> tuple[str, ...]:

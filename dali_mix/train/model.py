@@ -243,10 +243,12 @@ def create_step(
     """
     chosen = () if settings.run.eval_only else shares(settings)
     options, smoothing = settings.options, settings.mixing.smoothing
+    # A name may be a method's of the graph too, whose options are not the step's.
     methods = [
-        kind(model, num_classes, smoothing=smoothing, options=options.get(kind.name))
+        kind(model, num_classes, smoothing=smoothing, options=own if isinstance(own, kind.Options) else None)
         for kind in registered()
         if kind.name in chosen
+        for own in [options.get(kind.name)]
     ]
     for size in sizes_px:
         for method in methods:

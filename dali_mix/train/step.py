@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dali_mix.batch import Batch
+from dali_mix.errors import ConfigError
 from dali_mix.methods import Plain, StepMethod, registered
 
 
@@ -67,6 +68,7 @@ class TrainStep(nn.Module):
     @torch.compiler.disable
     def _finish(self, result: dict[str, Tensor], serving: StepMethod) -> dict[str, Tensor]:
         """The method's result, with the other methods' parameters in the graph of the loss at no weight."""
+        _check_result(result, serving)
         loss, parts = result["loss"], [result[part].detach() for part in serving.parts]
         if self._by_part:
             loss, parts = loss.clone(), list(torch.stack(parts).unbind()) if parts else []
@@ -80,3 +82,17 @@ class TrainStep(nn.Module):
         self.model.compile(*args, **kwargs)
         if self._by_part:
             super().compile(*args, **kwargs)
+
+
+def _check_result(result: Any, serving: StepMethod) -> None:
+    """Refuse what a method should not have returned, where an error deep in the loop would not say what it should."""
+    names = ("loss", "output", *serving.parts)
+    got = dict.fromkeys(names) | (result if isinstance(result, dict) else {})
+    for name in names:
+        value = got[name]
+        if not isinstance(value, Tensor) or (value.ndim and name != "output"):
+            shown = f"of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ConfigError(
+                f"{type(serving).__name__}.forward must return a dict of {', '.join(names)}, tensors of one number but "
+                f"for output; its {name} is {shown}"
+            )

@@ -13,6 +13,7 @@ from torch import nn
 from dali_mix import branches
 from dali_mix.errors import ConfigError
 from dali_mix.methods import Plain, SMMixStep, StepMethod, known_parts, register, registered
+from dali_mix.methods.base import NoOptions
 from dali_mix.methods.old_checkpoints import with_losses, with_methods
 from dali_mix.options import option, positive
 from dali_mix.train import model as building
@@ -58,6 +59,16 @@ class Pull(StepMethod):
         return {"loss": loss, "output": logits, "classification": classification, "pull": pull}
 
 
+@dataclass
+class Unfit:
+    weight: float = 1.0
+
+
+@dataclass
+class Wrong:
+    weight: float = option(-1.0, positive, "Weight of the pull.")
+
+
 def step_of(*kinds):
     torch.manual_seed(0)
     model = tiny_cnn()
@@ -93,13 +104,43 @@ def test_a_file_that_is_run_again_replaces_its_method():
         ({"code": 3}, "the number 3 is smmix's"),
         ({"parts": ("loss",)}, "a part cannot be called 'loss'"),
         ({"parts": ("top-1",)}, "a part cannot be called 'top-1'"),
+        ({"parts": ("pull")}, r"other: parts must be a tuple, got 'pull'; write \('pull',\)"),
+        ({"name": "none"}, "a step method cannot be called 'none'"),
+        ({"forward": StepMethod.forward}, "Other has no forward; define forward"),
+        ({"Options": int}, "Other.Options must be a dataclass"),
+        ({"Options": Unfit}, r"Other.Options has the field weight, which is no option: give it option\("),
+        ({"Options": Wrong}, "other: weight must be a number > 0, got -1"),
     ],
 )
 def test_what_cannot_be_registered(changes, message):
     before = registered()
     with pytest.raises(ConfigError, match=message):
-        register(type("Other", (Pull,), changes))
+        register(type("Other", (Pull,), {"name": "other"} | changes))
     assert registered() == before
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (
+            torch.zeros(()),
+            "must return a dict of loss, output, classification, pull, .*; its loss is None",
+        ),
+        ({"loss": torch.zeros(()), "output": torch.zeros(2, 3)}, "its classification is None"),
+        ({"loss": torch.zeros(()), "output": torch.zeros(2, 3), "classification": 1.5}, "its classification is 1.5"),
+        ({"loss": torch.zeros(2)}, r"its loss is of the shape \(2,\)"),
+    ],
+)
+def test_what_a_method_returns_is_checked(result, message):
+    kind = type("Wrong", (Pull,), {"forward": lambda self, batch, plan: result})
+    with pytest.raises(ConfigError, match=message):
+        step_of(kind)(batch_of("pull"), 0)
+
+
+def test_a_method_that_serves_a_branch_of_the_graph_has_its_own_options():
+    register(type("Blended", (Pull,), {"name": "mixup", "Options": NoOptions}))
+    step = building.create_step(parsed("--mix mixup=1"), tiny_cnn(), CLASSES)
+    assert isinstance(step.method_of("mixup").options, NoOptions)
 
 
 # Options

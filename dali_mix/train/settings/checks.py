@@ -94,9 +94,13 @@ def _check_model(model: Model, run: Run) -> None:
 def _check_methods(settings: Settings) -> None:
     methods, flags = settings.methods, settings.flags()
     check_mix(methods.mix)
-    short = next((name for name in short_forms() if flags[name]), None)
+    short = [name for name in short_forms() if flags[name]]
     if methods.mix and short:
-        raise ConfigError(f"--mix and {_shown(short)} both choose methods; leave one of them out")
+        off = " ".join(f"--no-{name}" if flags[name] is True else f"{_shown(name)} 0" for name in short)
+        raise ConfigError(
+            f"--mix and {_shown(short[0])} both choose methods; leave one of them out, or add {off} where a recipe or "
+            f"a file gives them"
+        )
     for name, form in settings.short_forms.items():
         if form.on and form.prob == 0:
             raise ConfigError(f"{_shown(name)} has no effect with {_shown(name)}-prob 0; leave both out")
@@ -116,6 +120,8 @@ def _check_methods(settings: Settings) -> None:
             if each.field.name == "alpha" and not methods.mix:
                 raise ConfigError(f"{_shown(each.flag)} has no effect beside --{each.method}, which gives alpha itself")
     served = sorted(step_methods() & chosen.keys())
+    if _is_changed("mixup_mode", settings.mixing.mode) and chosen and len(served) == len(chosen):
+        raise ConfigError(f"--mixup-mode has no effect on {', '.join(served)}, which the training step mixes")
     if settings.loss.bce_loss and served:
         raise ConfigError(f"--bce-loss does not go with {how_to_choose(served[0])}, whose losses are its own")
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, told
 from dali_mix.options import shortened
 
 
@@ -33,5 +33,4 @@ def import_files(paths: Iterable[str | Path]) -> None:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[name]
-            told = shortened(str(error).partition("\n")[0], 400)
-            raise ConfigError(f"--import {path} fails: {type(error).__name__}: {told}") from error
+            raise ConfigError(f"--import {path} fails{shortened(told(error, str(absolute)), 400)}") from error

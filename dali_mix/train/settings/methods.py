@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dali_mix.errors import ConfigError
 from dali_mix.fn.mixing.base import methods as graph_methods
 from dali_mix.methods import registered
 from dali_mix.options import option, probability
@@ -12,8 +13,13 @@ from dali_mix.options import option, probability
 
 def option_kinds() -> dict[str, type[Any]]:
     """Return the class of the options of every method that has some, by the method's name."""
-    step = {kind.name: kind.Options for kind in registered() if kind.name}
-    return {name: kind for name, kind in (step | graph_methods()).items() if dataclasses.fields(kind)}
+    step: dict[str, type[Any]] = {kind.name: kind.Options for kind in registered() if kind.name}
+    graph: dict[str, type[Any]] = dict(graph_methods())
+    for name in step.keys() & graph.keys():
+        if dataclasses.fields(step[name]) and dataclasses.fields(graph[name]):
+            raise ConfigError(f"{name} is a method of the graph and of the step, and both have options; give one of "
+                              "them another name")  # fmt: skip
+    return {name: kind for name, kind in (*step.items(), *graph.items()) if dataclasses.fields(kind)}
 
 
 def step_methods() -> set[str]:

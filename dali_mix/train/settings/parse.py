@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py
     tokens = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(prog=prog, add_help=False, allow_abbrev=False)
     try:
-        _import_first(parser, tokens)
+        imported = _import_first(parser, tokens)
         parser = build_parser(prog)
         for flag, reason in refused_among(tokens):
             raise ConfigError(f"{flag} is not supported: {reason}")
@@ -38,23 +38,27 @@ def parse_args(argv: Sequence[str] | None = None, prog: str = "train_imagenet.py
             if token.endswith("=--"):  # which argparse makes an empty list of
                 raise ConfigError(f"{token[:-3]} takes a value, got --")
         args = _parse(parser, tokens)
-        settings = to_settings(_parse(parser, [*_from_files(args, parser), *tokens]))
+        args = _parse(parser, [*_from_files(args, parser), *tokens])
+        setattr(args, "import", [Path(file) for file in imported])
+        settings = to_settings(args)
         check(settings)
     except ConfigError as error:
         parser.exit(2, show(f"{parser.prog}: error: {shortened(str(error), 1000)} (see --help)") + "\n")
     return settings
 
 
-def _import_first(parser: Parser, tokens: list[str]) -> None:
-    """Run the files of ``--import``, whose methods have flags that the whole parser then knows."""
-    parser.add_argument("--import", dest="imports", nargs="+", default=[])
+def _import_first(parser: Parser, tokens: list[str]) -> list[str]:
+    """Run the files of all ``--import``, whose methods have flags that the whole parser then knows; returns them."""
+    parser.add_argument("--import", dest="imports", nargs="+", action="extend", default=[])
     parser.add_argument("-c", "--config", type=Path)
     args, _ = parser.parse_known_args(tokens)
     files = args.imports
     if args.config and not files:
         written = read_config(args.config).get("import") or []
         files = written if isinstance(written, list) else [written]
-    import_files(map(str, files))
+    files = list(map(str, files))
+    import_files(files)
+    return files
 
 
 def to_settings(args: argparse.Namespace) -> Settings:

@@ -41,7 +41,10 @@ def build_parser(prog: str = "train_imagenet.py") -> Parser:
         title = titles.get(each.section, "options of methods")
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
-        _add(groups[title], each)
+        try:
+            _add(groups[title], each)
+        except argparse.ArgumentError as error:  # a "--no-" form
+            raise ConfigError(f"the method {each.method} would have a flag that there is already: {error}") from error
     # Neither is a setting: the one says --data-dir, the other nothing.
     groups["data"].add_argument("data", nargs="?", type=Path, metavar="DIR",
                                 help="The same as --data-dir (deprecated in timm).")  # fmt: skip
@@ -78,7 +81,7 @@ def _add(group: argparse._ActionsContainer, setting: Setting) -> None:
     long = f"--{name.replace('_', '-')}"
     short = [alias for alias in option.aliases if not alias.startswith("--")]
     named = [*short, long, *(alias for alias in option.aliases if alias not in short)]
-    common: dict[str, Any] = {"dest": name, "default": default, "help": option.help}
+    common: dict[str, Any] = {"dest": name, "default": default, "help": option.help.replace("%", "%%")}
     if isinstance(default, bool):
         # With a "--no-" form, so that a recipe's switch can be turned off.
         action = argparse.BooleanOptionalAction if option.negatable else "store_true"

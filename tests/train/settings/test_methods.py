@@ -20,6 +20,7 @@ BROKEN = {
     "raises.py": "import math\nmath.sqrt(-1)",
     "exits.py": "raise SystemExit('two\\nlines')",
     "syntax.py": "def",
+    "empty.py": "raise ValueError",
     "name.py": "from dali_mix import branches\nbranches.code_of('nothing of the kind')",
 }
 
@@ -58,6 +59,11 @@ def test_what_is_mixed(flags, expected):
         ("--mix cutmix", "argument --mix: 'cutmix' is not NAME=SHARE"),
         ("--mix cutmix=0.1 cutmix=0.2", "argument --mix: cutmix is given twice"),
         ("--mix cutmix=0.5 --mixup 0.8", "--mix and --mixup both choose methods; leave one of them out"),
+        (
+            "--recipe smmix_deit_small --mix cutmix=0.5",
+            "leave one of them out, or add --mixup 0 --no-smmix where a recipe or a file gives them",
+        ),
+        ("--mix smmix=1 --mixup-mode elem", "--mixup-mode has no effect on smmix, which the training step mixes"),
         ("--mix resizemix=1 --smmix", "--mix and --smmix both choose methods; leave one of them out"),
         ("--cutmix 1 --resizemix-smallest 0.2", "--resizemix-smallest has no effect without --mix resizemix=SHARE"),
         ("--cutmix 1 --cutmix-alpha 0.2", "--cutmix-alpha has no effect beside --cutmix, which gives alpha itself"),
@@ -103,10 +109,11 @@ def test_methods_and_shares_are_part_of_a_run(registry):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("raises.py", "--import raises.py fails: ValueError: math domain error (see --help)"),
-        ("exits.py", "--import exits.py fails: SystemExit: two (see --help)"),
+        ("raises.py", "--import raises.py fails, line 2: ValueError: math domain error (see --help)"),
+        ("exits.py", "--import exits.py fails, line 1: SystemExit: two (see --help)"),
         ("syntax.py", "--import syntax.py fails: SyntaxError: "),
-        ("name.py", "--import name.py fails: "),
+        ("name.py", "--import name.py fails, line 2: KeyError: "),
+        ("empty.py", "--import empty.py fails, line 1: ValueError (see --help)"),
         ("missing.py", "--import missing.py is not a file; give a Python file that registers what you want to use"),
         ("text.txt", "--import text.txt is not a Python file: its name must end in .py"),
     ],
@@ -129,6 +136,60 @@ def test_a_flag_of_a_method_that_is_another_flag_already_is_refused(registry, tm
     assert (
         "the option split of train would be the flag --train-split, which there is already" in capsys.readouterr().err
     )
+
+
+STEP_METHOD = """
+from dataclasses import dataclass
+from dali_mix.methods import StepMethod, register
+from dali_mix.options import option, positive
+
+@dataclass(frozen=True)
+class Options:
+    {option}: {kind} = option({default}, {check}, "100% of {name}.")
+
+@register
+class Toy(StepMethod):
+    name, Options, short_form = "{name}", Options, "{short}"
+
+    def forward(self, batch, plan): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "no", "option": "amp"}, "the method no would have a flag that there is already: argument --no-amp"),
+        ({"name": "help", "short": "Help."}, "the method help would have the flag --help, which there is already"),
+        ({"name": "version", "short": "V."}, "the method version would have the flag --version, which there is"),
+        ({"name": "data", "short": "Data."}, "the method data would have the flag --data, which there is already"),
+        ({"name": "local", "option": "rank"}, "would be the flag --local-rank, which there is already"),
+        ({"name": "mixup_off", "option": "epoch"}, "would be the flag --mixup-off-epoch, which there is already"),
+        ({"name": "cutmix"}, "cutmix is a method of the graph and of the step, and both have options"),
+        ({"default": -1}, "line 10: ConfigError: toy: weight must be a number > 0, got -1"),
+    ],
+)
+def test_a_step_method_whose_flags_cannot_be_is_one_line(registry, tmp_path, capsys, changes, message):
+    whole = {"name": "toy", "option": "weight", "kind": "float", "default": 1.0, "check": "positive", "short": ""}
+    (tmp_path / "toy.py").write_text(STEP_METHOD.format(**whole | changes))
+    with pytest.raises(SystemExit) as exit_:
+        parse("--import", tmp_path / "toy.py")
+    error = capsys.readouterr().err
+    assert (exit_.value.code, error.count("\n")) == (2, 1)
+    assert message in error
+
+
+def test_a_percent_sign_in_a_methods_help_is_shown(registry, tmp_path, capsys):
+    whole = {"name": "toy", "option": "weight", "kind": "float", "default": 1.0, "check": "positive", "short": ""}
+    (tmp_path / "toy.py").write_text(STEP_METHOD.format(**whole))
+    with pytest.raises(SystemExit) as exit_:
+        parse("--import", tmp_path / "toy.py", "--help")
+    assert exit_.value.code == 0
+    assert "100% of toy." in capsys.readouterr().out
+
+
+def test_import_may_be_given_more_than_once(registry):
+    settings = parse("--import", GRAPH, "--import", STEP, "--mix", "halfmix=0.5", "ict=0.5")
+    assert settings.entry.imports == (GRAPH, STEP)
 
 
 def test_a_model_of_a_strangers_is_made(registry, tmp_path):

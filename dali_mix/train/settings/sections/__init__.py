@@ -19,6 +19,9 @@ from dali_mix.train.settings.sections.model import BatchNorm, Device, Ema, Model
 from dali_mix.train.settings.sections.run import Log, Recovery, Run
 from dali_mix.train.settings.sections.training import Loss, Methods, Optimizer, Schedule, Sizes
 
+_OF_THE_PARSER = ("help", "version", "data", "local_rank")
+"""Names that the parser has beside all settings."""
+
 
 def _section(kind: type, group: str) -> Any:
     return dataclasses.field(default_factory=kind, metadata={"kind": kind, "group": group})
@@ -123,15 +126,15 @@ def all_settings() -> list[Setting]:
     }
     for name, kind in short_form_kinds().items():
         for field, option in options_of(kind):
-            if flag_of(field) in found:
+            if flag_of(field) in (*found, *_OF_THE_PARSER):
                 raise ConfigError(f"the method {name} would have the flag --{flag_of(field)}, which there is already")
             found[flag_of(field)] = Setting(flag_of(field), field, option, "short_forms", name)
     for name, kind in option_kinds().items():
         for field, option in options_of(kind):
             flag = f"{name}_{field.name}"
-            if flag not in found:
+            if flag not in (*found, *_OF_THE_PARSER):
                 found[flag] = Setting(flag, field, option, "options", name)
-            elif found[flag].section != "methods":  # where timm's short form of an option is its flag
+            elif name not in found or found[flag].section != "methods":  # timm's short form of an option is its flag
                 raise ConfigError(
                     f"the option {field.name} of {name} would be the flag --{flag.replace('_', '-')}, which there is "
                     "already; give one of them another name"
