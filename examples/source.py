@@ -19,7 +19,7 @@ class Tar(Source):
 
     def __init__(self, where: str) -> None:
         with tarfile.open(where, "r:") as tar:
-            members = [member for member in tar if member.isfile()]
+            members = [member for member in tar if member.isfile() and "/" in member.name]
         folders = [os.path.basename(os.path.dirname(member.name)) for member in members]
         self.classes = tuple(sorted(set(folders)))
         self.labels = np.array([self.classes.index(folder) for folder in folders], np.int32)

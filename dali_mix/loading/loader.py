@@ -18,6 +18,7 @@ from dali_mix.loading.fingerprint import check_fingerprint, fingerprint_of
 from dali_mix.loading.forking import require_own_dali
 from dali_mix.loading.loops import EpochLoader
 from dali_mix.loading.stream import POLICIES, OwnStream, Stream, stream_of
+from dali_mix.options import shortened
 from dali_mix.sources.reading import feed_of
 
 _DALI_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, MemoryError)
@@ -216,6 +217,8 @@ class MixLoader(EpochLoader):
         """
         if self._iterator is not None:
             raise ConfigError("load_state_dict must come before the first batch; make a new pipeline and loader")
+        if not isinstance(state, dict) or not {"fingerprint", "pipeline", "delivered"} <= state.keys():
+            raise ConfigError(f"a loader's state comes from state_dict(), got {shortened(repr(state))}")
         own_order = isinstance(self._stream, OwnStream)
         if own_order and "shuffle_seed" not in state["fingerprint"]:
             raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dali_mix.errors import ConfigError
+from dali_mix.errors import ConfigError, told
 from dali_mix.sources.left_out import LeftOut
 
 S = TypeVar("S", bound="type[Source]")
@@ -88,7 +88,13 @@ class Source(ABC):
         Raises:
             ConfigError: if it cannot be used.
         """
-        source = cls(where)  # type: ignore[call-arg]  # a subclass takes what stands after its scheme
+        try:
+            source = cls(where)  # type: ignore[call-arg]  # a subclass takes what stands after its scheme
+        except ConfigError:
+            raise
+        except Exception as error:
+            file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+            raise ConfigError(f"{cls.scheme}:{where} cannot be opened{told(error, file)}") from error
         vars(source).setdefault("name", f"{cls.scheme}:{where}")
         source.check()
         wrong = np.flatnonzero((source.labels < 0) | (source.labels >= len(source.classes)))
@@ -203,6 +209,8 @@ class Source(ABC):
         vars(self).update(labels=labels, classes=tuple(self.classes))  # also of a frozen dataclass
         if labels.ndim != 1 or not len(labels):
             raise ConfigError(f"{self.name} holds no image")
+        if "" in self.classes or len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"{self.name} has a class without a name, or two of one name; give each its own")
 
     def summary(self) -> str:
         """Tell what it holds, as a part of a sentence."""
@@ -281,7 +289,10 @@ def open_source(where: str | Path, **options: Any) -> Source:
     """
     scheme, rest = split_scheme(str(where))
     if scheme not in _registered:
-        raise ConfigError(f"{where} is of the unknown scheme {scheme!r}; there are {', '.join(sorted(_registered))}")
+        raise ConfigError(
+            f"{where} is of the unknown scheme {scheme!r}; there are {', '.join(sorted(_registered))}; a source of "
+            f"your own must be imported first (--import FILE)"
+        )
     return _registered[scheme].open(rest, **options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 from dali_mix.errors import ConfigError
 from dali_mix.sources.base import register
 from dali_mix.sources.file_source import FileSource
+from dali_mix.sources.listing import has_image_extension
 from dali_mix.text import fits_a_line
 
 _PATHS = ("path", "file", "filename", "filepath", "image", "image_path", "name")
 _CLASSES = ("class", "label", "target", "category", "class_name", "class_id", "classname")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _MOST_CLASSES = 1 << 20
 """A larger number is no class, but a mistake that would make a row of targets of gigabytes."""
 
@@ -102,10 +105,16 @@ def _entries(root: Path) -> Iterator[tuple[int, str, str]]:
         if place == 0 and (named := _header(fields)) is not None:
             columns, count = named, len(fields)
             continue
+        if place == 0 and _names_columns(fields, mark, numbered[1:2]):
+            raise ConfigError(
+                f"{root}, line {number} looks like names of columns, and {line!r} are not known; call them path and "
+                f"class, or leave the line out"
+            )
         if len(fields) != count:
             between = {None: "a blank", "\t": "a tab", ",": "a comma"}[mark]
             raise ConfigError(
-                f"{root}, line {number} has {len(fields)} field(s), not {count}, by {between} between them"
+                f"{root}, line {number} has {len(fields)} field(s), not {count}, by {between} between them; put a tab, "
+                f"a comma or a blank between path and class, and quotes around a field that holds a comma"
             )
         yield number, fields[columns[0]].strip(), fields[columns[1]].strip()
 
@@ -123,9 +132,18 @@ def _header(fields: list[str]) -> tuple[int, int] | None:
     return (paths[0], classes[0]) if paths and classes else None
 
 
+def _names_columns(fields: list[str], mark: str | None, second: list[tuple[int, str]]) -> bool:
+    """Whether the first line names no image, and the second does: it would be a bad image, and one class more."""
+    return (
+        bool(second)
+        and not has_image_extension(fields[0].strip())
+        and (has_image_extension(second[0][1].split(mark)[0].strip(' "')))
+    )
+
+
 def _number(root: Path, given: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names in label order, and the label of each image."""
-    if not all(name.isascii() and name.lstrip("+-").isdigit() for name in set(given)):
+    if not all(_NUMBER.fullmatch(name) for name in set(given)):
         names = sorted(set(given))
         label_of = {name: label for label, name in enumerate(names)}
         return tuple(names), np.array([label_of[name] for name in given], np.int32)

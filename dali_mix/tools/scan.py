@@ -24,6 +24,7 @@ from dali_mix.sources.listing import Kind, is_folder, kind_of, list_folder
 from dali_mix.text import fits_a_line, is_utf8, show
 from dali_mix.tools.scan_findings import Findings, Split
 from dali_mix.tools.scan_report import format_bad, format_report, to_json
+from dali_mix.train.settings.imports import import_files
 
 _PROG = "dali-mix scan"
 
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for flag, path in (("--exclude-list", args.exclude_list), ("--report", args.report)):
             _check_output(flag, path)
+        import_files(args.imports)
         findings = _list_files(args)
         seconds = _probe_all(findings, args)
         return _tell(findings, args, seconds)
@@ -70,6 +72,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     add("--exclude-list", type=Path, metavar="FILE", help="Write the undecodable files, for the trainer's flag.")
     add("--report", type=Path, metavar="FILE", help="Write everything as JSON.")
+    add("--import", dest="imports", nargs="+", default=[], metavar="FILE", help="Python files to run first: a source "
+        "of yours, whose images are files, is scanned as SCHEME:WHERE.")  # fmt: skip
     add("--device", choices=("gpu", "cpu"), help="Decoder to try, by default gpu where there is one.")
     add("--device-id", type=int, default=0, metavar="N", help="GPU to use.")
     threads = len(os.sched_getaffinity(0))

@@ -137,6 +137,13 @@ def test_what_cannot_be_known_is_refused_unless_asked_for(tmp_path):
         assert torch.equal(next(iter(loader)).images, expected[0].images)
 
 
+@pytest.mark.parametrize("state", [{}, None, "words", {"fingerprint": {}}])
+def test_what_is_no_state_is_refused(tmp_path, state):
+    root = make_folder(tmp_path, ["a.png", "b.png"])
+    with MixLoader(from_folder(root)) as loader, pytest.raises(ConfigError, match="a loader's state comes from"):
+        loader.load_state_dict(state)
+
+
 def test_a_state_is_taken_by_a_graph_with_other_operators_that_have_none(image_folder):
     """As between versions; an operator with a state that only one of the two has is another matter."""
     options = {"batch_size": 8, "img_size": 16, "device": "cpu", "num_threads": 1}

@@ -126,6 +126,22 @@ def test_images_are_excluded_by_their_descriptions(images, tmp_path):
     assert some.summary() == f"14 images of 3 classes in tar:{tmp_path}/train.tar"
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "FileNotFoundError"), (b"", "ReadError: empty file"), (b"x" * 2000, "ReadError")]
+)
+def test_what_a_source_raises_is_one_line(tmp_path, content, message):
+    path = tmp_path / "train.tar"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"^tar:{path} cannot be opened, line \d+: {message}") as error:
+        open_source(f"tar:{path}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_beside_the_folders_of_a_tar_is_no_image(tmp_path):
+    assert pack(tmp_path / "train.tar", {"README": b"words", "a/1.jpg": b"1"}).classes == ("a",)
+
+
 def test_sources_that_cannot_work():
     with pytest.raises(ConfigError, match="there are two sources of the scheme 'tar'"):
         register(type("Other", (Tar,), {"scheme": "tar"}))
@@ -148,6 +164,13 @@ def test_sources_that_cannot_work():
         open_source("given:")
     with pytest.raises(ConfigError, match=r"has no image of 1 class\(es\), the first is 'a'"):
         open_source("given:1 1")
+    with pytest.raises(ConfigError, match=r"given:x cannot be opened, line \d+: ValueError: invalid literal for int"):
+        open_source("given:x")
+    for names in (["a", "a"], ["a", ""]):
+        named = Given("0 1")
+        named.classes = names
+        with pytest.raises(ConfigError, match="a class without a name, or two of one name; give each its own"):
+            named.check()
     with (
         MixLoader(imagenet_val(open_source("given:0 1 1"), **RAW), "partial") as loader,
         pytest.raises(DataError, match=r"image 0 cannot be read: read must give uint8 \(bytes,\), got uint8 of shape"),

@@ -40,6 +40,10 @@ def test_what_a_line_may_look_like(tmp_path, text):
     assert images.describe(1) == f"{tmp_path}/b 2.jpg"
 
 
+def test_what_is_no_number_is_a_name(tmp_path):
+    assert write(tmp_path / "train.csv", "a.jpg,+-1\nb.jpg,2\n").classes == ("+-1", "2")
+
+
 def test_classes_may_be_numbers_and_paths_absolute(tmp_path):
     images = write(
         tmp_path / "train.txt", "/data/x.jpg 2\na.jpg 0\nb.jpg 10\n" + "".join(f"c {n}\n" for n in range(10))
@@ -63,6 +67,7 @@ def test_classes_may_be_numbers_and_paths_absolute(tmp_path):
         ("a.jpg 0\nb.jpg -1\n", "the class -1 is none of 0 to"),
         ("a.jpg 0\nb.jpg 3000000000\n", "the class 3000000000 is none of 0 to"),
         ("a.jpg 0\nb.jpg 2\n", "no image of 1 of the classes 0 to 2, the first is 1; number them without gaps"),
+        ("id,breed\na.jpg,cat\nb.jpg,dog\n", "line 1 looks like names of columns, and 'id,breed' are not known"),
         (b"a.jpg,caf\xe9\n", "is not UTF-8 text"),
     ],
 )

@@ -299,6 +299,30 @@ sys.exit(scan.main([{str(folder)!r}, "--exclude-list", {str(tmp_path / "exclude.
     assert not (tmp_path / "exclude.txt").exists()
 
 
+SOURCE = """
+from dali_mix.sources import Source, register
+
+@register
+class Two(Source):
+    scheme, gives_paths = "two", True
+
+    def __init__(self, where):
+        self.classes, self.labels, self.paths = ("cat",), [0, 0], [f"{where}/0.jpg", f"{where}/page.jpg"]
+
+    def read(self, indices):
+        return [self.paths[index] for index in indices]
+"""
+
+
+def test_a_strangers_source_is_scanned(registry, folder, tmp_path, capsys):
+    (tmp_path / "two.py").write_text(SOURCE)
+    flags = ["--import", str(tmp_path / "two.py"), "--device", "cpu"]
+    assert main([f"two:{folder}/train/cat", *flags]) == 1
+    assert "2 images in 1 class" in capsys.readouterr().out
+    assert main([f"two:{folder}/train/cat", "--import", str(tmp_path / "gone.py")]) == 2
+    assert "gone.py is not a file" in capsys.readouterr().err
+
+
 def test_a_list_of_files_is_scanned(folder, capsys):
     (folder / "all.csv").write_text("path,class\ntrain/cat/0.jpg,cat\nval/cat/page.jpg,cat\ntrain/cat/again.jpg,dog\n")
     assert main([f"list:{folder}/all.csv", "--device", "cpu", "--exclude-list", str(folder / "bad.txt")]) == 1
