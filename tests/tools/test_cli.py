@@ -89,7 +89,7 @@ def subparsers(parser):
     "module",
     [*(module for module, _ in TOOLS.values()), "dali_mix.native.__main__", "pipelines.imagenet"],
 )
-def test_every_help_of_every_tool_is_a_sentence(monkeypatch, module):
+def test_every_help_of_every_tool_is_a_sentence(monkeypatch, registry, module):
     """Each parser of a tool, as it is when it parses; the descriptions too."""
     parsers = []
     real = argparse.ArgumentParser.parse_known_args

@@ -18,7 +18,7 @@ def test_a_list_whose_name_is_not_utf8(tmp_path):
     flags = ["--data-dir", "x", "--model", "resnet18"]
     settings = plain_settings(parse_args([*flags, "--class-map", name]))
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(settings))
-    assert parse_args(["--config", str(tmp_path / "args.yaml")]).class_map == name
+    assert parse_args(["--config", str(tmp_path / "args.yaml")]).data.class_map == name
     Trackers(tmp_path, settings, wandb=None).close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (shown,) = events.Tensors("settings/text_summary")

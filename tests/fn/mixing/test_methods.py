@@ -54,7 +54,7 @@ class FadeMix(mix.GraphMethod):
     """The whole image, or the partner shrunk to a quarter, blended by a weight that is drawn."""
 
     name = "fademix"
-    quarter: float = mix.option(0.0, probability, "1 blends a quarter only.")
+    quarter: float = mix.option(0.0, probability, "A share of 1 blends a quarter only.")
 
     def draw(self, batch):
         weight = batch.uniform("weight", [1], 0.2, 0.7)[0]

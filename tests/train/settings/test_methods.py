@@ -73,7 +73,7 @@ def test_what_is_mixed(flags, expected):
         ("--mix resizemix=1 --resizemix-smallest 0.9", "error: resizemix: smallest must be at most largest"),
     ],
 )
-def test_what_cannot_be_chosen(capsys, flags, message):
+def test_what_cannot_be_chosen(registry, capsys, flags, message):
     with pytest.raises(SystemExit) as exit_:
         parse(*flags.split())
     error = capsys.readouterr().err

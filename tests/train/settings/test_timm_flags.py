@@ -63,7 +63,7 @@ def test_name_type_and_default_are_timms(name):
     assert (plain(action.default) == default) != (name in OTHER_DEFAULT)
 
 
-def test_no_flag_of_ours_is_unlisted():
+def test_no_flag_of_ours_is_unlisted(registry):
     assert set(own_flags()) - set(TIMM_FLAGS) == OURS
 
 
